@@ -1,7 +1,7 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile soak fuzz clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared simulate-leases soak fuzz clean help
 .PHONY: package test-package static test-static
-.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-observe bench-steps bench-keys
+.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -10,6 +10,7 @@ CARGO_DEB_VERSION := 3.8.0
 HOST = $(shell rustc --print host-tuple)
 TOOLS := target/tools
 VENV := .venv
+NODE := tests/.cache/node
 # nextest runs tests in parallel processes. Without it, plain cargo test is used.
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
@@ -43,14 +44,21 @@ e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp se
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
 	$(VENV)/bin/python -m pytest -q tests/e2e
 
-e2e-setup: $(VENV)/.ready
-	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy chromium:chromium; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
+e2e-setup: $(VENV)/.ready $(NODE)/.ready
+	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy chromium:chromium redis-server:redis-server; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
 		&& (apt-get install -y $${tool#*:} || (apt-get update && apt-get install -y $${tool#*:}))); done
 
 $(VENV)/.ready: tests/e2e/requirements.txt
 	@echo "installing the packages of the end-to-end tests into $(VENV) …"
 	@python3 -m venv $(VENV) || (echo "installing python3-venv …" && apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+	@touch $@
+
+$(NODE)/.ready: tests/e2e/package.json
+	@command -v npm >/dev/null || (echo "installing npm …" && (apt-get install -y npm || (apt-get update && apt-get install -y npm)))
+	@echo "installing the JavaScript clients of the end-to-end tests into $(NODE) …"
+	@mkdir -p $(NODE) && cp tests/e2e/package.json $(NODE)/
+	@npm install --prefix $(NODE) --silent --no-audit --no-fund
 	@touch $@
 
 measure: e2e-setup ## Long measurements: latency of streams, 2 GiB both ways, accuracy of limits, changes under load
@@ -62,6 +70,15 @@ measure-hostile: e2e-setup ## Slow clients, floods, starvation, idle and stalled
 	@command -v slowhttptest testssl >/dev/null || (apt-get update && apt-get install -y slowhttptest testssl.sh)
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_hostile.py
+
+measure-shared: e2e-setup ## Limits of 3 and 10 replicas on a real Redis: accuracy, delay, CPU, operations; SECONDS=60; uses apt
+	@command -v h2load >/dev/null || (apt-get update && apt-get install -y nghttp2-client)
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_shared.py --seconds $(or $(SECONDS),60)
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_redis_keys.py
+
+simulate-leases: e2e-setup ## Simulate replicas that share a limit, in virtual time on a real Redis (docs/scaling.md)
+	$(VENV)/bin/python bench/leases.py
 
 soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients at once; by default MINUTES=10
 	$(CARGO) build --profile e2e
@@ -126,11 +143,18 @@ target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find sr
 bench-observe: bench-setup ## Cost of metrics and logs, a scrape with 10,000 keys in use, and logs that can't be written
 	python3 bench/observe.py --rounds $(or $(ROUNDS),9)
 
+bench-guards: bench-setup ## CPU of a request and of an event under a model guard and a token limit; ROUNDS=9
+	python3 bench/guards.py --rounds $(or $(ROUNDS),9)
+
 bench-steps: ## Each step of a request separately: token, lookup, decision, headers, reload
 	$(CARGO) bench --bench steps --features fuzzing
 
 bench-keys: ## Lookups of tokens: cost, ten million altered tokens, and timing differences for near misses
 	$(CARGO) bench --bench keys
+
+measure-tokens: e2e-setup ## Counts of tokens, 300 hang-ups, delays of events under a token limit, memory of 17,500 uploads
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_tokens.py
 
 measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU per request; uses apt
 	@command -v wrk nginx >/dev/null || (apt-get update && apt-get install -y wrk nginx-light)

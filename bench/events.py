@@ -2,6 +2,7 @@
 
 events.py serve PORT
 events.py read URL STREAMS SECONDS TOKEN     prints number and bytes of events in the window
+events.py chat URL STREAMS SECONDS TOKEN     the same, of streams that a chat request asks for
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+# A chat request that declares its model and its output.
+CHAT = b'{"model":"tiny","stream":true,"max_tokens":100000,"messages":[{"role":"user","content":"hi"}]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Each stream gets an event every 10 ms, a tenth of the streams in each millisecond.
 TICKS_PER_EVENT = 10
@@ -60,9 +63,12 @@ class Reader(asyncio.Protocol):
         Reader.size += len(data)
 
 
-async def read(url, streams, seconds, token):
+async def read(url, streams, seconds, token, body=b""):
     url = urlsplit(url)
-    ask = f"GET {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    method = "POST" if body else "GET"
+    ask = f"{method} {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {token}\r\n"
+    ask += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n" if body else "\r\n"
+    ask = ask.encode() + body
     tls = ssl._create_unverified_context() if url.scheme == "https" else None
     loop = asyncio.get_running_loop()
     for _ in range(streams):
@@ -80,4 +86,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         asyncio.run(serve(int(sys.argv[2])))
     else:
-        asyncio.run(read(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), sys.argv[5]))
+        body = CHAT if sys.argv[1] == "chat" else b""
+        asyncio.run(read(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), sys.argv[5], body))

@@ -69,9 +69,9 @@ def requests_under(subject, seconds, **options):
     return requests
 
 
-def events_under(subject, seconds):
+def events_under(subject, seconds, command="read"):
     """Counts while streams are open; returns the number of events in that time."""
-    with loads.event_reader(subject, [0], seconds, streams=STREAMS) as lines:
+    with loads.event_reader(subject, [0], seconds, streams=STREAMS, command=command) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         subject.count(True)
         events, _ = map(int, next(lines).split())
@@ -86,35 +86,44 @@ LOADS = {
     "small GET": requests_under,
     "POST of 1 KiB": functools.partial(requests_under, **loads.POST),
     "event": events_under,
+    "chat of 1 KiB": functools.partial(requests_under, **loads.CHAT),
+    "chat event": functools.partial(events_under, command="chat"),
 }
+# Measured with keys that are restricted to models and limited in tokens, too.
+GUARDED = ["chat of 1 KiB", "chat event"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="some of bearward,nginx,haproxy")
+    parser.add_argument("--rows", default="", help="a regular expression that the rows' titles match")
     parser.add_argument("--seconds", type=int, default=10)
     arguments = parser.parse_args()
     kinds = {"bearward": Bearward, "nginx": Nginx, "haproxy": HaProxy}
     OUT.mkdir(parents=True, exist_ok=True)
-    for title, count_under in LOADS.items():
-        for name, kind in kinds.items():
-            if arguments.only and name not in arguments.only.split(","):
-                continue
-            with tempfile.TemporaryDirectory(prefix="bearward-bench-") as directory:
-                origin = Origin(pathlib.Path(directory), [0])
-                subject = under_callgrind(kind)(name, pathlib.Path(directory), origin, 1, [1])
-                try:
-                    units = count_under(subject, arguments.seconds)
-                    total, profile = subject.counted()
-                finally:
-                    subject.end()
-                    origin.end()
-                kept = OUT / f"callgrind.{name}.{title.replace(' ', '-')}"
-                shutil.copy(profile, kept)
-            print(
-                f"{title:15} {name:9} {total / units / 1000:6.2f}k instructions each ({units} of them; {kept.name})",
-                flush=True,
-            )
+    rows = [(title, name, {}) for title in LOADS for name in kinds]
+    rows += [(title, "bearward", {"guards": True}) for title in GUARDED]
+    for title, name, options in rows:
+        if arguments.only and name not in arguments.only.split(","):
+            continue
+        if not re.search(arguments.rows, title):
+            continue
+        with tempfile.TemporaryDirectory(prefix="bearward-bench-") as directory:
+            origin = Origin(pathlib.Path(directory), [0])
+            subject = under_callgrind(kinds[name])(name, pathlib.Path(directory), origin, 1, [1], **options)
+            try:
+                units = LOADS[title](subject, arguments.seconds)
+                total, profile = subject.counted()
+            finally:
+                subject.end()
+                origin.end()
+            how = ", guarded" if options else ""
+            kept = OUT / f"callgrind.{name}.{title}{how}".replace(", ", "-").replace(" ", "-")
+            shutil.copy(profile, kept)
+        print(
+            f"{title + how:22} {name:9} {total / units / 1000:6.2f}k instructions each ({units} of them; {kept.name})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,12 @@ from subjects import BIG, KEYS, ROOT, key
 CONNECTIONS = 64
 # A POST of 1 KiB.
 POST = {"method": "POST", "path": "/v1/chat/completions", "body": 'string.rep("x", 1024)'}
+# A chat request of 1 KiB, whose answer reports its usage.
+CHAT = {
+    "method": "POST",
+    "path": "/v1/chat/usage",
+    "body": """'{"model":"tiny","max_tokens":16,"messages":[{"role":"user","content":"' .. string.rep("word ", 190) .. '"}]}'""",
+}
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
 
 # Requests are built once, so a thousand keys cost wrk no more than one.
@@ -138,18 +144,18 @@ def big(subject, origin, cores, seconds):
 
 
 @contextlib.contextmanager
-def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS):
-    """Lines printed by a reader of event streams (bench/events.py)."""
+def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS, command="read"):
+    """Lines printed by a reader of event streams (bench/events.py); `command`: read or chat."""
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
     program, url = str(ROOT / "bench/events.py"), f"{url}/v1/models/events"
-    reader = ["python3", program, "read", url, str(streams), str(seconds), key(7)]
+    reader = ["python3", program, command, url, str(streams), str(seconds), key(7)]
     with Process(reader, cores, stdout=subprocess.PIPE) as process:
         yield iter(process.child.stdout.readline, b"")
 
 
-def events(subject, origin, cores, seconds, tls=False):
+def events(subject, origin, cores, seconds, tls=False, command="read"):
     """CPU per event of 64 streams with 100 events per second each."""
-    with event_reader(subject, cores, seconds, tls) as lines:
+    with event_reader(subject, cores, seconds, tls, command=command) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         cpu = subject.process.cpu_seconds()
         count, size = map(int, next(lines).split())

@@ -31,6 +31,11 @@ LOADS = {
     "events": loads.events,
     "events over TLS": functools.partial(loads.events, tls=True),
 }
+# With keys that are restricted to models and limited in tokens.
+GUARDED = {
+    "chat": functools.partial(loads.get, **loads.CHAT),
+    "chat events": functools.partial(loads.events, command="chat"),
+}
 
 
 def tool():
@@ -50,11 +55,16 @@ def train(binary):
     """Runs each load once against the instrumented binary, on one worker."""
     shutil.rmtree(PROFILES, ignore_errors=True)
     os.environ["BEARWARD"] = str(binary)
+    train_on(LOADS)
+    train_on(GUARDED, guards=True)
+
+
+def train_on(all_loads, **options):
     with tempfile.TemporaryDirectory(prefix="bearward-profile-") as directory:
         origin = Origin(pathlib.Path(directory), [0])
-        subject = Bearward("bearward", pathlib.Path(directory), origin, 1, [1])
+        subject = Bearward("bearward", pathlib.Path(directory), origin, 1, [1], **options)
         try:
-            for name, load in LOADS.items():
+            for name, load in all_loads.items():
                 wrong = load(subject, origin, [0], SECONDS)["wrong"]
                 if wrong:
                     raise SystemExit(f"{name}: {wrong}")

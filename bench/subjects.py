@@ -18,6 +18,7 @@ from processes import Process, free_port, is_listening, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEYS = 1000
+USED = '{"choices":[{"message":{"content":"a few words"}}],"usage":{"prompt_tokens":190,"completion_tokens":16,"total_tokens":206}}'
 BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
@@ -76,6 +77,7 @@ http {{
     listen 127.0.0.1:{self.port} backlog=4096; listen unix:{self.socket}; root {self.directory};
     location / {{ return 200 '{ANSWER}'; }}
     location = /v1/models/credential {{ return 200 'credential:$http_authorization'; }}
+    location = /v1/chat/usage {{ return 200 '{USED}'; }}
     location = /v1/models/big {{ alias {self.directory}/big; }}
     location = /status {{ stub_status; }}
   }}
@@ -235,7 +237,8 @@ class Bearward(Subject):
 
     `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint`
     (of the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`),
-    `key_ids` (number of keys with own series in metrics), `binary`.
+    `key_ids` (number of keys with own series in metrics), `guards` (whether keys are restricted to
+    models and limited in tokens), `binary`.
     """
 
     def __init__(self, name, directory, origin, workers, cores, **options):
@@ -246,24 +249,38 @@ class Bearward(Subject):
         with open(self.directory / "keys.jsonl", "w") as file:
             for number in range(self.options.get("keys", KEYS)):
                 digest = hashlib.sha256(key(number).encode()).hexdigest()
-                file.write(f'{{"id":"key_{number:07}","hash":"sha256:{digest}","permissions":["read"]}}\n')
+                fields = f'"id":"key_{number:07}","hash":"sha256:{digest}","permissions":["read"]'
+                file.write(f"{{{fields}{self.guards()}}}\n")
             if self.options.get("keys", KEYS) < KEYS:
                 # The key that `must_do_the_work` uses.
                 digest = hashlib.sha256(key(KEYS - 1).encode()).hexdigest()
                 file.write(f'{{"id":"key_last","hash":"sha256:{digest}","permissions":["read"]}}\n')
+
+    def guards(self):
+        """Fields of a key that make its requests' models and tokens matter."""
+        if not self.options.get("guards"):
+            return ""
+        # The default limits, and one of tokens.
+        limits = (
+            f'{{"{unit}":{amount},"per":"{per}"}}'
+            for unit, amount, per in [("requests", 10**9, "1m"), ("requests", 4 * 10**9, "1d"), ("tokens", 4 * 10**9, "1d")]
+        )
+        return f',"models":["tiny*","other-*"],"rate_limits":[{",".join(limits)}]'
 
     def routes(self):
         others = [
             f"  - {{name: other-{number}, paths: [/other/{number}/**], permission: read}}\n"
             for number in range(self.options.get("routes", 0))
         ]
+        is_guarded = self.options.get("guards")
+        model, free = ("model_in: body, ", "models_free: true, ") if is_guarded else ("", "")
         return (
             "routes:\n"
             + "".join(others)
             + (
-                "  - {name: events, paths: [/v1/models/events], methods: [GET], permission: read, upstream: events}\n"
-                "  - {name: models, paths: [/v1/models, /v1/models/**], methods: [GET], permission: read}\n"
-                "  - {name: chat, paths: [/v1/chat/*], methods: [POST], permission: read}\n"
+                "  - {name: events, paths: [/v1/models/events], permission: read, " + model + "upstream: events}\n"
+                "  - {name: models, paths: [/v1/models, /v1/models/**], methods: [GET], " + free + "permission: read}\n"
+                "  - {name: chat, paths: [/v1/chat/*], methods: [POST], " + model + "permission: read}\n"
             )
         )
 

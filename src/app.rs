@@ -4,7 +4,9 @@
 mod checks;
 mod departures;
 mod descriptors;
+mod first_keys;
 mod lookups;
+mod start_error;
 mod warnings;
 mod weakness;
 
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
@@ -26,10 +28,6 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
 use crate::hooks::Hooks;
 use crate::key_cache::KeyCache;
-use crate::key_cache::KeySet;
-use crate::key_store::LastGood;
-use crate::key_store::Reading;
-use crate::key_store::Store;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::Limiter;
@@ -43,12 +41,17 @@ use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
-use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
+use crate::random_id::random_id;
+use crate::reload::{Baseline, Handle, Part, Reloader, Stood, StoodKeys};
+use crate::shared::{self, Asker, Settings, Sharing};
 use crate::snapshot::Snapshot;
 use crate::thread_supervisor::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
+use first_keys::FirstKeys;
+pub use start_error::StartError;
+use start_error::while_doing;
 
 /// Time that workers get after the drain timeout to cut all requests in flight and to write the
 /// access log line of each.
@@ -66,6 +69,7 @@ pub struct App {
     connections: usize,
     reloader: Reloader,
     reload: Handle,
+    asker: Option<Asker>,
 }
 
 impl fmt::Debug for App {
@@ -83,41 +87,6 @@ pub(crate) struct Surroundings {
     pub(crate) logs: Logs,
     /// Listening sockets that the service manager passed to this process.
     pub(crate) inherited: Inherited,
-}
-
-/// The reason why a server could not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// Faults in files: the configuration, keys or certificates.
-    Faults(Faults),
-    /// A failed call to the operating system.
-    System {
-        /// The step that failed, as a phrase such as "can't listen on 127.0.0.1:80".
-        doing: String,
-        /// The error of the operating system.
-        error: io::Error,
-    },
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Faults(faults) => faults.fmt(f),
-            StartError::System { doing, error } => write!(f, "{doing}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<Faults> for StartError {
-    fn from(faults: Faults) -> Self {
-        StartError::Faults(faults)
-    }
-}
-
-fn while_doing<T>(doing: impl FnOnce() -> String, result: io::Result<T>) -> Result<T, StartError> {
-    result.map_err(|error| StartError::System { doing: doing(), error })
 }
 
 impl App {
@@ -170,6 +139,7 @@ impl App {
             snapshot: ArcSwap::from_pointee(prepared.snapshot),
             keys: Arc::new(prepared.keys),
             limiter: Arc::new(prepared.limiter),
+            sharing: prepared.sharing,
             learned: Arc::default(),
             prelude_memory: Arc::default(),
             endpoints: prepared.endpoints,
@@ -178,11 +148,11 @@ impl App {
             usage: UsageBook::new(config.metrics.key_ids),
             observers: Observers::new(logs, config.metrics.models),
             reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
+            followed_store: ArcSwapOption::empty(),
             unauthenticated: Arc::default(),
             hooks,
         });
-        let stood =
-            Stood { tls: certificates.clone(), refused: prepared.refused, last_good: prepared.last_good };
+        let stood = Stood { tls: certificates.clone(), keys: prepared.stood_keys };
         let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
         let secured = listeners.iter().zip(certificates);
         let certificates = secured.filter_map(|(bound, tls)| Some((bound.local().clone(), tls?)));
@@ -197,6 +167,7 @@ impl App {
             connections: affordable_connections(&config.limits),
             reloader,
             reload,
+            asker: prepared.asker,
         })
     }
 
@@ -247,10 +218,16 @@ impl App {
             connections,
             reloader,
             reload,
+            asker,
             ..
         } = self;
         let threads = gateway.observers.logs().threads.clone();
         threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
+        if let Some(asker) = asker {
+            let of_asker = gateway.clone();
+            let asker = asker.described_by(move || of_asker.replica());
+            threads.spawn(Duty::Shared, "shared", move || asker.run_thread())?;
+        }
         start_tasks(&gateway);
         if let Some(bound) = admin {
             let admin = admin::state::Admin::new(gateway.clone(), reload.clone(), listener, certificates);
@@ -279,6 +256,9 @@ impl App {
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
+        if let Some(sharing) = &gateway.sharing {
+            sharing.leave(gateway.limiter.states()).await;
+        }
         gateway.observers.logs().report_left_out_at_the_end();
         broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
     }
@@ -349,11 +329,10 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
 pub(crate) struct Prepared {
     pub(crate) snapshot: Snapshot,
     pub(crate) keys: KeyCache,
-    /// Faults of the refused files of a key directory. The other files of the directory are in
-    /// service.
-    pub(crate) refused: Faults,
-    last_good: LastGood,
+    stood_keys: StoodKeys,
     pub(crate) limiter: Limiter,
+    sharing: Option<Arc<Sharing>>,
+    asker: Option<Asker>,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<ListenerTls>>>,
     /// Warnings about settings that are allowed, but most likely a mistake.
@@ -376,9 +355,9 @@ impl Prepared {
             faults.push(fault);
             Arc::new(IdSecret::random())
         });
-        let set = read_keys(config, &ids).unwrap_or_else(|of_keys| {
+        let first = FirstKeys::read(config, &ids).unwrap_or_else(|of_keys| {
             faults.extend(of_keys.0);
-            KeySet::default()
+            FirstKeys::default()
         });
         let mut tls = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
@@ -390,16 +369,30 @@ impl Prepared {
         if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
             faults.extend(weakness::token_fault(path));
         }
+        let (sharing, asker) = match config.shared.as_ref().map(Settings::of) {
+            Some(Ok(settings)) => {
+                let (sharing, asker) = shared::share(settings, random_id(), clock.clone());
+                (Some(Arc::new(sharing)), Some(asker))
+            }
+            Some(Err(of_shared)) => {
+                faults.extend(of_shared.0);
+                (None, None)
+            }
+            None => (None, None),
+        };
         let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
+        let limiter = match &sharing {
+            Some(sharing) => limiter.shared_by(sharing.clone()),
+            None => limiter,
+        };
+        let asker = asker.map(|asker| asker.recording(limiter.attempts()));
         let endpoints = Endpoints::default();
         match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
                 endpoints.adopt(snapshot.endpoint_sets());
-                let warnings = warnings::of(config, &set, &snapshot, &tls);
-                let keys = KeyCache::from(&set);
-                let KeySet { refused, last_good, .. } = set;
-                let refused = Faults(refused);
-                Ok(Prepared { snapshot, keys, refused, last_good, limiter, endpoints, tls, warnings })
+                let warnings = warnings::of(config, &first.set, &snapshot, &tls);
+                let (keys, stood_keys) = first.into_service();
+                Ok(Prepared { snapshot, keys, stood_keys, limiter, sharing, asker, endpoints, tls, warnings })
             }
             Ok(_) => Err(Faults(faults)),
             Err(of_upstreams) => {
@@ -415,16 +408,31 @@ impl Prepared {
         Self::new(config, id_secret::for_check(&config.keys), clock)
     }
 
+    /// Returns the settings of shared limits, if there are any.
+    pub(crate) fn shared_settings(&self) -> Option<Arc<Settings>> {
+        self.sharing.as_ref().map(|sharing| sharing.settings())
+    }
+
+    /// Returns the faults of keys with which a server starts nevertheless: entries at fault, and what
+    /// is missing for a key store in a Redis server.
+    pub(crate) fn faults_of_keys(&self) -> Faults {
+        let StoodKeys { refused, unread, redis, .. } = &self.stood_keys;
+        let mut faults = refused.0.clone();
+        if let Some(redis) = redis {
+            let missing = redis.check();
+            // A server that lacks a permission also can't be read.
+            match missing.is_empty() {
+                true => faults.extend(unread.iter().flat_map(|unread| unread.0.clone())),
+                false => faults.extend(missing),
+            }
+        }
+        Faults(faults)
+    }
+
     /// Returns the number of secrets that the keys have.
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }
-}
-
-fn read_keys(config: &Config, ids: &IdSecret) -> Result<KeySet, Faults> {
-    let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
-    let nothing = KeyCache::default();
-    store.load_first(Reading::first(&nothing, ids))
 }
 
 /// Binds the admin listener.

@@ -42,6 +42,8 @@ mod routes;
 pub(crate) mod schema;
 mod secret;
 mod section;
+mod shared;
+mod store_place;
 mod timeouts;
 mod traces;
 pub(crate) mod tree;
@@ -68,6 +70,8 @@ pub(crate) use model::{
 };
 pub(crate) use quota::{AttemptQuota, Quota, Unit, has_repeated_window, parse_count, quotas};
 pub(crate) use route::{Access, Route};
+pub(crate) use shared::{Shared, WhenUnavailable};
+pub(crate) use store_place::{KeyServer, StorePlace};
 pub(crate) use timeouts::Timeouts;
 pub(crate) use traces::Traces;
 pub(crate) use trusted_proxies::TrustedProxies;

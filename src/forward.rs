@@ -73,7 +73,7 @@ pub(crate) struct PermittedRequest<'a> {
     /// answer if the client reads nothing, because hyper does not poll the answer's body then.
     pub(crate) revocations: Option<(Revocation, Revocation)>,
     pub(crate) target: &'a Target,
-    pub(crate) origin: Origin<'a>,
+    pub(crate) origin: &'a Origin<'a>,
     pub(crate) pool: &'a Arc<WorkerPool>,
     pub(crate) times: &'a mut Times,
     /// Observer of the answer's body.
@@ -108,7 +108,7 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
     let is_head = parts.method == Method::HEAD;
     let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = activity.lend_alarm();
-    let mut request = Some(request_for(parts, target, &permit, &origin, upgrade.as_ref(), upload));
+    let mut request = Some(request_for(parts, target, &permit, origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target)?;
     let (Answer { mut head, body }, mut lease) = {
         let exchange = Exchange {

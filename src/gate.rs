@@ -41,7 +41,7 @@ pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
 pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::harmless_protocols;
-pub(crate) use failed_attempts::wait_of;
+pub(crate) use failed_attempts::is_limited;
 pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
 pub(crate) use readings::Readings;
@@ -90,10 +90,24 @@ pub(crate) struct Decided {
     pub(crate) outcome: Result<Verdict, Denial>,
 }
 
-/// Decides whether a request may pass, by the head and the key of the request.
+/// Decides whether a request may pass, by the head and the key of the request. Counts failed attempts
+/// in all replicas together, if limits are shared.
 ///
 /// The checks that need the body or the limits come later.
-pub(crate) fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
+pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
+    let decided = decide_here(head, context);
+    let Facts { authentication, principal, .. } = &decided.facts;
+    let Some(shared) = authentication.as_ref().map(|authentication| authentication.shared) else {
+        return decided;
+    };
+    match failed_attempts::ask_all(shared, principal.is_some(), head.client, context).await {
+        Ok(()) => decided,
+        Err(_used_up) => decide_here(head, context),
+    }
+}
+
+/// Decides about a request as [`decide`] does, as far as this process knows.
+pub(crate) fn decide_here(head: &Head<'_>, context: Context<'_>) -> Decided {
     let mut facts = Facts::default();
     let outcome = judge(head, context, &mut facts);
     Decided { facts, outcome }
@@ -124,14 +138,17 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
     if by_model.is_empty() {
         authorization::authorize(principal, others.iter().chain([&*facts.route.insert(route.clone())]))?;
     }
-    Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others, places: None })
+    Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others, in_flight: None })
 }
 
 fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {
     match head.identity {
-        Identity::Credential => {
-            authenticate(&head.parts.headers, &context.snapshot.auth, head.client, context)
-        }
+        Identity::Credential => authentication::authenticate_here(
+            &head.parts.headers,
+            &context.snapshot.auth,
+            head.client,
+            context,
+        ),
         Identity::Assumed(Some((hash, live))) => authentication::assume(hash, live, head.client, context),
         Identity::Assumed(None) => authentication::missing(),
     }

@@ -55,13 +55,18 @@ mod permission;
 mod placeholder;
 mod protocol;
 mod proxy;
+mod random_id;
+mod redis_address;
+mod redis_link;
 #[cfg(test)]
 mod reference;
 mod regular_file;
 mod reload;
 mod route;
+mod shared;
 mod snapshot;
 mod stamp;
+mod system_authorities;
 mod tap;
 mod thread_supervisor;
 mod token_report;

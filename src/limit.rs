@@ -6,14 +6,26 @@
 //! or none. Limit state belongs to the id of a key and outlives every reload. It is forgotten when
 //! its key no longer exists and its windows are full, because a newly made state would be equal.
 
+mod ask;
 mod attempt_counts;
+mod charge;
 mod companions;
+mod concurrency;
 mod cost;
 mod gcra;
 mod in_flight;
 mod key_state;
+mod lease;
+mod leased_slots;
+mod leases;
+mod lender;
+mod of_replicas;
+mod open_charges;
+mod part;
 mod policy_header;
+mod rate;
 mod status;
+mod window_uses;
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -23,14 +35,19 @@ use std::time::Duration;
 use dashmap::DashMap;
 use smallvec::SmallVec;
 
-use attempt_counts::FailedAttempts;
+pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
+pub(crate) use attempt_counts::FailedAttempts;
+pub(crate) use charge::TokenCharge;
 use companions::Companions;
+pub(crate) use concurrency::ConcurrencyPermit;
 pub(crate) use cost::Cost;
 pub(crate) use gcra::{Wait, Window};
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
-pub(crate) use key_state::{ConcurrencyPermit, KeyState};
-use key_state::{arrival, store};
+pub(crate) use key_state::KeyState;
+pub(crate) use leased_slots::{LeasedSlots, SlotAsk};
+pub(crate) use lender::{Attempts, AttemptsCounted, Lender, Standing};
+pub(crate) use part::PartOf;
 pub(crate) use status::LimitStatus;
 
 use crate::clock::Clock;
@@ -42,23 +59,33 @@ pub(crate) struct Limiter {
     clock: Clock,
     states: DashMap<String, Arc<KeyState>>,
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
-    attempts: FailedAttempts,
+    attempts: Arc<FailedAttempts>,
     companions: Companions,
     in_flight: InFlight,
     public: PublicInFlight,
     /// Largest number of requests in flight for which the process has room, whatever the
     /// configuration allows.
     capacity: usize,
+    /// The lender of units, if limits hold for all replicas together.
+    lender: Option<Arc<dyn Lender>>,
 }
 
 /// The outcome of charging the windows of a request.
 #[derive(Debug)]
 pub(crate) struct Charged {
     pub(crate) status: LimitStatus,
-    /// The windows of tokens that were charged, to be settled when the request has ended.
-    pub(crate) of_tokens: SmallVec<[Arc<Window>; 2]>,
+    /// The charges of tokens, to be settled when the request has ended.
+    pub(crate) of_tokens: SmallVec<[TokenCharge; 2]>,
     /// The refusal of a window that is not enforced.
     pub(crate) would_refuse: Option<Refused>,
+}
+
+/// The reason why a request is not granted.
+#[derive(Debug)]
+pub(crate) enum NotGranted {
+    Refused(Refused),
+    /// The server that has the limits can't be asked.
+    Unavailable,
 }
 
 /// A refusal of a request by a window.
@@ -76,15 +103,27 @@ impl Limiter {
             clock,
             states: DashMap::new(),
             windows: DashMap::new(),
-            attempts: FailedAttempts::default(),
+            attempts: Arc::default(),
             companions: Companions::default(),
             in_flight: InFlight::default(),
             public: PublicInFlight::default(),
             capacity,
+            lender: None,
         }
     }
 
-    /// Counts a failed attempt of an address.
+    /// Makes limits hold for all replicas together. `lender`: the lender of units.
+    pub(crate) fn shared_by(mut self, lender: Arc<dyn Lender>) -> Self {
+        self.lender = Some(lender);
+        self
+    }
+
+    /// Returns the failed attempts of addresses that this process knows of.
+    pub(crate) fn attempts(&self) -> &Arc<FailedAttempts> {
+        &self.attempts
+    }
+
+    /// Counts a failed attempt of an address in this process alone.
     ///
     /// # Errors
     ///
@@ -134,7 +173,11 @@ impl Limiter {
         if let Some(state) = self.states.get(key_id) {
             return state.value().clone();
         }
-        self.states.entry(key_id.to_owned()).or_default().value().clone()
+        let state = || match self.lender {
+            Some(_) => Arc::new(KeyState::shared(key_id)),
+            None => Arc::default(),
+        };
+        self.states.entry(key_id.to_owned()).or_insert_with(state).value().clone()
     }
 
     /// Forgets the state of a key that has left the store, if nothing refers to the state and all
@@ -143,6 +186,11 @@ impl Limiter {
         let now = self.clock.monotonic_nanos();
         self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
         !self.states.contains_key(key_id)
+    }
+
+    /// Returns the states of all keys.
+    pub(crate) fn states(&self) -> Vec<Arc<KeyState>> {
+        self.states.iter().map(|state| state.value().clone()).collect()
     }
 
     /// Returns the limit state of the key with this id, if there is one.
@@ -176,12 +224,12 @@ impl Limiter {
         windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
         cost: Cost,
     ) -> Result<Charged, Refused> {
-        let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic_nanos();
         let mut charged = SmallVec::<[_; 4]>::new();
         let (mut refusal, mut would_refuse) = (None, None);
         for window in windows.clone() {
-            let refused = match window.charge_for(arrival(&slots, window, now), now, cost) {
+            let refused = match window.charge_for(uses.arrival(window, now), now, cost) {
                 Ok(arrival) => {
                     charged.push((window, arrival));
                     continue;
@@ -198,32 +246,40 @@ impl Limiter {
         }
         let mut of_tokens = SmallVec::new();
         for (window, arrival) in charged {
-            store(&mut slots, window, arrival, now);
-            if window.unit() != Unit::Requests {
-                of_tokens.push(window.clone());
+            match window.unit() {
+                Unit::Requests => uses.store(window, arrival, now),
+                Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => {
+                    of_tokens.push(uses.open(window, cost.of(window.unit()), arrival, now));
+                }
             }
         }
-        Ok(Charged { status: LimitStatus::of(&slots, windows, now), of_tokens, would_refuse })
+        Ok(Charged { status: LimitStatus::of(&uses, windows, now), of_tokens, would_refuse })
     }
 
-    /// Corrects a charge when the actual cost of the request is known: charges the difference, or
+    /// Corrects the charges of a request when its actual cost is known: charges the difference, or
     /// gives it back. The difference is charged even if the window has fewer units left. The window
-    /// then grants nothing until it has regained the missing units.
-    pub(crate) fn settle<'w>(
-        &self,
-        state: &KeyState,
-        windows: impl Iterator<Item = &'w Arc<Window>>,
-        charged: Cost,
-        used: Cost,
-    ) {
-        let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.monotonic_nanos();
-        for window in windows {
-            let (charged, used) = (charged.of(window.unit()), used.of(window.unit()));
-            if charged != used {
-                let settled = window.settled(arrival(&slots, window, now), now, charged, used);
-                store(&mut slots, window, settled, now);
+    /// then grants nothing until it has regained the missing units. What a window has regained of a
+    /// charge is not given back a second time.
+    pub(crate) fn settle(&self, state: &Arc<KeyState>, charges: &[TokenCharge], charged: Cost, used: Cost) {
+        if let Some(lender) = &self.lender {
+            let now = self.clock.monotonic_nanos();
+            let must_report = state.with_leases(|leases| {
+                let settle = |charge: &TokenCharge| {
+                    let unit = charge.unit();
+                    leases.settle(charge, charged.of(unit), used.of(unit), now)
+                };
+                charges.iter().map(settle).fold(false, |one, other| one | other)
+            });
+            if must_report == Some(true) {
+                lender.report(state);
             }
+            return;
+        }
+        let mut uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic_nanos();
+        for charge in charges {
+            let unit = charge.unit();
+            uses.close(charge, charged.of(unit), used.of(unit), now);
         }
     }
 
@@ -231,171 +287,23 @@ impl Limiter {
     pub(crate) fn status<'w>(
         &self,
         state: &KeyState,
-        windows: impl Iterator<Item = &'w Arc<Window>>,
+        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
     ) -> LimitStatus {
-        let slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        LimitStatus::of(&slots, windows, self.clock.monotonic_nanos())
+        let now = self.clock.monotonic_nanos();
+        if let Some(lender) = &self.lender {
+            let part = match lender.standing() {
+                Standing::Part(part) => Some(part),
+                Standing::Available | Standing::Refuses => None,
+            };
+            let status = state.with_leases(|leases| leases.status(windows.clone(), part, now));
+            if let Some(status) = status {
+                return status;
+            }
+        }
+        let uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        LimitStatus::of(&uses, windows, now)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderMap;
-    use jiff::Timestamp;
-
-    use super::*;
-
-    fn quota(requests: u32, seconds: u64, burst: u32) -> Quota {
-        Quota::new(Unit::Requests, requests, Duration::from_secs(seconds), Some(burst))
-    }
-
-    fn limiter() -> (Limiter, Arc<crate::clock::Manual>) {
-        let (clock, hands) = Clock::manual(Timestamp::UNIX_EPOCH);
-        (Limiter::new(clock, usize::MAX), hands)
-    }
-
-    fn granted(limiter: &Limiter, state: &KeyState, windows: &[Arc<Window>], tries: u32) -> u32 {
-        (0..tries).filter(|_| limiter.charge(state, windows.iter(), Cost::REQUEST).is_ok()).count() as u32
-    }
-
-    #[test]
-    fn a_burst_and_then_the_rate_and_never_more() {
-        let (limiter, hands) = limiter();
-        let state = limiter.state("key_a");
-        let windows = [limiter.window(None, quota(60, 60, 10))];
-        assert_eq!(granted(&limiter, &state, &windows, 100), 10);
-        let mut total = 10;
-        for _ in 0..200 {
-            hands.advance(Duration::from_millis(100));
-            total += granted(&limiter, &state, &windows, 5);
-        }
-        assert_eq!(total, 30, "10 at once and one a second for 20 s");
-        hands.advance(Duration::from_secs(3600));
-        assert_eq!(granted(&limiter, &state, &windows, 100), 10, "idle time saves up no more than the burst");
-    }
-
-    #[test]
-    fn a_refusal_by_one_window_leaves_the_other_as_it_was() {
-        let (limiter, hands) = limiter();
-        let state = limiter.state("key_a");
-        let (tight, wide) =
-            (limiter.window(None, quota(1, 10, 1)), limiter.window(None, quota(100, 60, 100)));
-        let windows = [tight, wide.clone()];
-        assert_eq!(granted(&limiter, &state, &windows, 50), 1);
-        let (remaining, _) = wide.status(arrival(&state.slots.lock().unwrap(), &wide, 0), 0);
-        assert_eq!(remaining, 99);
-        hands.advance(Duration::from_secs(10));
-        assert_eq!(granted(&limiter, &state, &windows, 50), 1);
-    }
-
-    #[test]
-    fn a_settled_charge_costs_what_was_used() {
-        let (limiter, hands) = limiter();
-        let state = limiter.state("key_a");
-        let tokens = |tokens: u32| Cost { output_tokens: tokens, ..Cost::REQUEST };
-        let windows = [
-            limiter.window(None, quota(60, 60, 10)),
-            limiter.window(None, Quota { unit: Unit::Tokens, ..quota(6000, 60, 1000) }),
-        ];
-        let remaining =
-            || limiter.status(&state, windows.iter()).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
-        limiter.charge(&state, windows.iter(), tokens(400)).unwrap();
-        assert_eq!(remaining(), [9, 600]);
-        limiter.settle(&state, windows.iter(), tokens(400), tokens(150));
-        assert_eq!(remaining(), [9, 850], "what was too much is given back, in its own unit alone");
-        limiter.settle(&state, windows.iter(), tokens(150), tokens(1250));
-        assert_eq!(remaining(), [9, 0], "a debt");
-        let refusal = limiter.charge(&state, windows.iter(), tokens(1)).unwrap_err();
-        assert_eq!(
-            (refusal.window.name(), refusal.wait),
-            ("tokens-1m", Wait::For(Duration::from_millis(2510)))
-        );
-        assert_eq!(remaining(), [9, 0], "a refusal takes nothing");
-        hands.advance(Duration::from_millis(2510));
-        limiter.charge(&state, windows.iter(), tokens(1)).unwrap();
-        hands.advance(Duration::from_secs(60));
-        limiter.settle(&state, windows.iter(), tokens(1000), tokens(0));
-        assert_eq!(remaining(), [10, 1000], "a window is never fuller than full");
-        limiter.charge(&state, windows.iter(), tokens(1500)).unwrap();
-        assert_eq!(
-            remaining(),
-            [9, 0],
-            "a cost beyond the burst is granted by a full one, and leaves a debt"
-        );
-        assert_eq!(limiter.status(&state, windows.iter()).0[1].reset, Duration::from_secs(15));
-        assert!(limiter.charge(&state, windows.iter(), tokens(0)).is_ok(), "no tokens need no room");
-    }
-
-    #[test]
-    fn all_that_remains_is_granted_and_retry_after_is_kept() {
-        let (limiter, hands) = limiter();
-        let state = limiter.state("key_a");
-        let windows = [limiter.window(None, quota(7, 13, 3)), limiter.window(None, quota(20, 60, 5))];
-        for step in 0..500u64 {
-            let remaining =
-                limiter.status(&state, windows.iter()).0.iter().map(|w| w.remaining).min().unwrap();
-            if step % 3 == 0 {
-                assert_eq!(granted(&limiter, &state, &windows, remaining), remaining);
-                let refusal = limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap_err();
-                let Wait::For(retry_after) = refusal.wait else { panic!("{refusal:?}") };
-                hands.advance(retry_after);
-                assert!(
-                    limiter.charge(&state, windows.iter(), Cost::REQUEST).is_ok(),
-                    "the promise of Retry-After"
-                );
-            }
-            hands.advance(Duration::from_millis(137 * (step % 11)));
-        }
-    }
-
-    #[test]
-    fn the_reset_time_is_when_all_is_granted_again() {
-        let (limiter, hands) = limiter();
-        let state = limiter.state("key_a");
-        let windows = [limiter.window(None, quota(60, 60, 10))];
-        granted(&limiter, &state, &windows, 4);
-        let status = limiter.status(&state, windows.iter());
-        assert_eq!((status.0[0].remaining, status.0[0].reset), (6, Duration::from_secs(4)));
-        hands.advance(Duration::from_secs(4));
-        assert_eq!(limiter.status(&state, windows.iter()).0[0].remaining, 10);
-    }
-
-    #[test]
-    fn a_window_lasts_as_long_as_anything_has_it() {
-        let (limiter, _hands) = limiter();
-        let used = limiter.window(Some("a"), quota(1, 60, 1));
-        limiter.window(Some("b"), quota(1, 60, 1));
-        limiter.forget_unused_windows();
-        assert_eq!(limiter.windows.len(), 1);
-        // The state of a key still refers to the window of the route after the route was removed.
-        let state = limiter.state("key_a");
-        limiter.charge(&state, [&used].into_iter(), Cost::REQUEST).unwrap();
-        drop(used);
-        limiter.forget_unused_windows();
-        let again = limiter.window(Some("a"), quota(1, 60, 1));
-        assert!(
-            limiter.charge(&state, [&again].into_iter(), Cost::REQUEST).is_err(),
-            "what was used is remembered"
-        );
-    }
-
-    #[test]
-    fn the_headers_have_the_documented_form() {
-        let (limiter, _hands) = limiter();
-        let state = limiter.state("key_a");
-        let windows = [
-            limiter.window(None, quota(600, 60, 60)),
-            limiter.window(Some("chat"), quota(20_000, 86_400, 2000)),
-        ];
-        let mut headers = HeaderMap::new();
-        limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap().status.write_to(&mut headers);
-        assert_eq!(
-            headers["ratelimit-policy"],
-            "\"requests-1m\";q=600;w=60, \"chat-requests-1d\";q=20000;w=86400"
-        );
-        assert_eq!(headers["ratelimit"], "\"requests-1m\";r=59;t=1, \"chat-requests-1d\";r=1999;t=5");
-        assert_eq!(headers["x-ratelimit-limit-requests"], "600");
-        assert_eq!(headers["x-ratelimit-remaining-requests"], "59");
-        assert_eq!(headers["x-ratelimit-reset-requests"], "1s");
-    }
-}
+mod tests;

@@ -12,10 +12,15 @@ mod multipart;
 mod name;
 mod named;
 mod patterns;
+mod query_search;
+mod spellings;
+mod values;
 
 pub(crate) use body::{BodyKind, BodyScan};
-pub(crate) use declared::{Declared, Given};
+pub(crate) use declared::Declared;
 pub(crate) use list::{filtered, joined};
 pub(crate) use name::{ModelNaming, in_path, in_query};
 pub(crate) use named::Named;
 pub(crate) use patterns::ModelPatterns;
+pub(crate) use spellings::{Server, Spellings, folded_path};
+pub(crate) use values::{Given, StreamOptions};

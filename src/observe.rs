@@ -227,9 +227,10 @@ impl RequestRecord {
         self.0.context
     }
 
-    /// Sets the model that the request names.
+    /// Sets the model that the request names. It is cut, and a token that was sent as a model is
+    /// masked: logs, metrics and the disk get the name as it is here.
     pub(crate) fn model(&mut self, name: &str) {
-        self.0.line.model = Some(shown::kept_path(name).into());
+        self.0.line.model = Some(shown::path(name).into());
     }
 
     /// Sets the place where the tokens of the request will be reported.

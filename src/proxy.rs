@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response};
 
 use crate::denial::{AnswerForm, Denial};
 use crate::forward::body::ResponseBody;
@@ -29,7 +29,9 @@ use crate::guard::Target;
 use crate::guard::client::{self, Client};
 use crate::hooks::Hooks;
 use crate::model::Named;
+use crate::observe::trace::TraceContext;
 use crate::route::Route;
+use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
 use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
 use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
@@ -83,17 +85,22 @@ async fn handle(
     if let Some(answer) = preflight(state, parts, body, is_plain) {
         return Ok(Handled::Preflight(answer));
     }
-    let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context)?;
+    let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context).await?;
     let address = client.counted_at;
-    let mut inspection = inspect(peer, &mut verdict, parts, target.path(), body, address, context).await?;
+    let mut inspection = match Inspection::is_needed(&verdict, &parts.method, body) {
+        true => Some(inspect(peer, &mut verdict, parts, target.path(), body, address, context).await?),
+        false => None,
+    };
     let (grant, mut filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
 
     // The body's declared length is checked before the limits, so that a refused request uses no
     // quota.
     let mut limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
-    let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
-    look_ahead(hooks, body, limits).await?;
-    let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body)?;
+    let upgrade = permitted_upgrade(&grant, parts, body)?;
+    if let Some(bytes) = hooks.prelude_bytes() {
+        look_ahead(hooks, bytes, body, limits).await?;
+    }
+    let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body, context)?;
     let Admitted { permit, limit_status, reservation, would_refuse } =
         grant.admit(cost, address, context).await?;
     let begun = inspection
@@ -104,14 +111,8 @@ async fn handle(
     let taps = hooks.call(target.path());
     ListFilter::prepared(&mut filter, &permit, parts, context)?;
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
-    let origin = Origin {
-        peer: peer.address_value.as_ref(),
-        client,
-        is_tls: peer.is_tls,
-        request_id: &state.request_id,
-        trace: state.trace,
-        secret_headers: &snapshot.secret_headers,
-    };
+    let (request_id, trace) = (&state.request_id, state.trace);
+    let origin = origin(peer, client, request_id, trace, &snapshot);
     let revocations = permit.revocations(keys, clock, client.address, &snapshot);
     let forwarded = forward::forward(PermittedRequest {
         permit,
@@ -122,19 +123,21 @@ async fn handle(
         upgrade,
         revocations,
         target: &target,
-        origin,
+        origin: &origin,
         pool: &peer.pool,
         times: &mut state.times,
         tap: taps.response,
         tokens: RequestTokens(account),
     })
     .await;
-    let list = ListRequest { is_head: caller.is_head, peer, target: &target, limits, origin };
-    ListFilter::applied(filter, forwarded, list).await.map(Handled::Forwarded)
+    let Some(filter) = filter else { return forwarded.map(Handled::Forwarded) };
+    let list = ListRequest { is_head: caller.is_head, peer, target: &target, limits, origin: &origin };
+    // The future is boxed, because few requests are for a list.
+    Box::pin(filter.apply(forwarded, list)).await.map(Handled::Forwarded)
 }
 
 /// Decides by the head of a request whether it may pass, and records the facts of the decision.
-fn decide(
+async fn decide(
     peer: &Peer,
     state: &mut RequestState,
     parts: &Parts,
@@ -143,14 +146,14 @@ fn decide(
     context: Context<'_>,
 ) -> Result<(Verdict, Target), Denial> {
     let head = Head { parts, client, is_plain, identity: Identity::Credential };
-    let mut decided = gate::decide(&head, context);
+    let mut decided = gate::decide(&head, context).await;
     state.note_facts(peer, &mut decided.facts, &parts.headers);
     let verdict = decided.outcome?;
     debug_assert!(decided.facts.target.is_some(), "a granted request has a target");
     Ok((verdict, decided.facts.target.ok_or_else(Denial::internal)?))
 }
 
-/// Looks at what a request says of its model and of its tokens, if that matters for it.
+/// Looks at what a request says of its model and of its tokens.
 async fn inspect(
     peer: &Peer,
     verdict: &mut Verdict,
@@ -159,14 +162,11 @@ async fn inspect(
     body: &RequestBody,
     address: Option<IpAddr>,
     context: Context<'_>,
-) -> Result<Option<Box<Inspection>>, Denial> {
-    if !Inspection::is_needed(verdict, &parts.method, body) {
-        return Ok(None);
-    }
-    verdict.take_places(address, context)?;
+) -> Result<Box<Inspection>, Denial> {
+    verdict.take_permits(address, context).await?;
     // The future is boxed: many requests name no model, and an unboxed future would enlarge the
     // future of every request.
-    Box::pin(Inspection::of(peer, verdict, parts, path, body, context.snapshot)).await.map(Some)
+    Box::pin(Inspection::of(peer, verdict, parts, path, body, context.snapshot)).await
 }
 
 /// Grants a request for its model. Returns the filter of its answer as well, if the answer is a
@@ -177,7 +177,7 @@ fn grant(
     inspection: Option<&Inspection>,
     parts: &Parts,
     path: &str,
-) -> Result<(Grant, Option<ListFilter>), Denial> {
+) -> Result<(Grant, Option<Box<ListFilter>>), Denial> {
     let model = inspection.map_or(&Named::Absent, |inspection| &inspection.model);
     state.note_model(model);
     let grant = verdict.grant(model, parts.method.as_str(), path)?;
@@ -186,9 +186,13 @@ fn grant(
     Ok((grant, filter))
 }
 
-/// Reads the first bytes of a body, if a test asks for them.
-async fn look_ahead(hooks: &Hooks, body: &RequestBody, limits: UploadLimits) -> Result<(), Denial> {
-    let Some(bytes) = hooks.prelude_bytes() else { return Ok(()) };
+/// Reads the first bytes of a body for a test.
+async fn look_ahead(
+    hooks: &Hooks,
+    bytes: usize,
+    body: &RequestBody,
+    limits: UploadLimits,
+) -> Result<(), Denial> {
     // The future is boxed: only tests have it, and an unboxed future would enlarge the future of
     // every request.
     let prelude = Box::pin(body.prelude(bytes as u64, Patience::UpTo(limits.idle), None)).await;
@@ -228,6 +232,25 @@ fn upload(
     Upload::new(body, limits, &peer.activity, trailers, tap)
 }
 
+/// Returns the facts about the origin of a request, for the headers that describe it to the upstream.
+fn origin<'a>(
+    peer: &'a Peer,
+    client: Client,
+    request_id: &'a HeaderValue,
+    trace: Option<TraceContext>,
+    snapshot: &'a Snapshot,
+) -> Origin<'a> {
+    let secret_headers = &snapshot.secret_headers;
+    Origin {
+        peer: peer.address_value.as_ref(),
+        client,
+        is_tls: peer.is_tls,
+        request_id,
+        trace,
+        secret_headers,
+    }
+}
+
 /// Refuses a body on GET or HEAD, unless the route accepts it. A body has no meaning for these
 /// methods (RFC 9110, section 9.3.1). A server may leave it unread and parse it as the next request
 /// on the connection, which may be another client's.
@@ -240,6 +263,19 @@ fn refuse_body_on_get(method: &Method, route: &Route, body: &RequestBody) -> Res
         true => Err(Denial::bad_request("GET and HEAD take no body")),
         false => Ok(()),
     }
+}
+
+/// Returns the upgrade that the request asks for, if it may have one.
+fn permitted_upgrade(
+    grant: &Grant,
+    parts: &mut Parts,
+    body: &RequestBody,
+) -> Result<Option<upgrade::Upgrade>, Denial> {
+    let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
+    if upgrade.is_some() {
+        grant.check_tunnel()?;
+    }
+    Ok(upgrade)
 }
 
 /// Returns the limits of the request's body. Refuses a body whose declared length exceeds its limit

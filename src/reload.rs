@@ -12,6 +12,9 @@ mod handle;
 mod part;
 mod read;
 mod refusal;
+mod restart;
+mod stood;
+mod store_watch;
 mod watch;
 mod watch_set;
 
@@ -26,18 +29,20 @@ use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
 use crate::key_cache::Difference;
 use crate::key_cache::KeySet;
-use crate::key_store::LastGood;
-use crate::net::tls::Swappable;
+use crate::key_store::redis::watch::News;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 use crate::thread_supervisor::Ended;
 use current::{ASKED_SETTLE, Current, Running};
 pub(crate) use files::Baseline;
-use handle::Message;
 pub(crate) use handle::{Handle, Outcome, Report};
+use handle::{Message, reloading};
 pub(crate) use part::Part;
 use read::{Ready, ReadyConfig};
 use refusal::{Refusal, Refusals};
+use restart::needs_restart;
+pub(crate) use stood::{Stood, StoodKeys};
+use store_watch::StoreWatch;
 use watch::{Directories, FilesState, Stamps, Touched};
 use watch_set::WatchSet;
 
@@ -46,8 +51,7 @@ const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// The capacity of the inbox, in messages. Events that find no room in the inbox are noted as
-/// missed.
+/// The capacity of the inbox, in messages. Events without room are noted as missed.
 const INBOX: usize = 1024;
 
 /// The action that the messages in the inbox require.
@@ -57,14 +61,6 @@ enum Heard {
     /// A check of the files is due.
     Change,
     Stop,
-}
-
-/// The results of the first reading of all files.
-pub(crate) struct Stood {
-    pub(crate) tls: Vec<Option<Swappable>>,
-    /// Faults of the refused files of a key directory.
-    pub(crate) refused: Faults,
-    pub(crate) last_good: LastGood,
 }
 
 /// The state of the reloading thread.
@@ -80,6 +76,9 @@ pub(crate) struct Reloader {
     /// Whether an event found no room in the inbox.
     has_missed: Arc<AtomicBool>,
     inbox: mpsc::Receiver<Message>,
+    sender: mpsc::SyncSender<Message>,
+    /// The thread that follows the key store in a Redis server.
+    store_watch: Option<StoreWatch>,
 }
 
 impl Reloader {
@@ -91,7 +90,8 @@ impl Reloader {
         baseline: Baseline,
         stood: Stood,
     ) -> (Self, Handle) {
-        let Stood { tls, refused, last_good } = stood;
+        let Stood { tls, keys } = stood;
+        let StoodKeys { refused, unread, last_good, redis } = keys;
         let (sender, inbox) = mpsc::sync_channel(INBOX);
         let has_missed = Arc::new(AtomicBool::new(false));
         let (touched_sender, missed) = (sender.clone(), has_missed.clone());
@@ -110,6 +110,7 @@ impl Reloader {
             config: config.clone(),
             sets: Part::ALL.into_iter().zip(sets).collect(),
             last_good,
+            redis,
         };
         let mut reloader = Reloader {
             current,
@@ -120,7 +121,12 @@ impl Reloader {
             directories,
             has_missed,
             inbox,
+            sender: sender.clone(),
+            store_watch: None,
         };
+        if let Some(unread) = unread {
+            reloader.refuse(Part::Keys, unread.into());
+        }
         if !refused.0.is_empty() {
             reloader.refuse(Part::Keys, Refusal { faults: refused, extent: Extent::Entries { held: 0 } });
         }
@@ -131,6 +137,7 @@ impl Reloader {
     pub(crate) fn run(mut self) -> Ended {
         let poll = self.current.config.keys.watch.poll;
         self.watch();
+        self.follow_store();
         // The first check is due at once: it finds changes between the first reading and the start
         // of the watch.
         let mut next_look = Instant::now();
@@ -185,6 +192,7 @@ impl Reloader {
                         heard = Heard::Change;
                     }
                 }
+                Message::Store(news) => self.take_news(news),
                 Message::Asked(reply) => asking.get_or_insert_with(Vec::new).extend(reply),
             }
             next = self.inbox.try_recv().ok();
@@ -196,6 +204,48 @@ impl Reloader {
             }
         }
         heard
+    }
+
+    /// Takes news of the key store in a Redis server.
+    fn take_news(&mut self, news: News) {
+        let Some(redis) = &self.current.redis else { return };
+        let is_current = match news {
+            News::Away(faults) => Err(faults),
+            News::Changed => redis.is_current(),
+        };
+        self.check_store(is_current);
+    }
+
+    /// Reads the key store in a Redis server again, if it has changed.
+    fn check_store(&mut self, is_current: Result<bool, Faults>) -> Outcome {
+        match is_current {
+            Ok(true) if !self.refusals.is_whole(Part::Keys) => Outcome::Unchanged,
+            Ok(_) => self.reload(Part::Keys).unwrap_or_else(|| Outcome::unsettled(Part::Keys)),
+            Err(faults) => Outcome::Refused(self.refuse(Part::Keys, faults.into())),
+        }
+    }
+
+    /// Starts the thread that follows the key store, if the store is in a Redis server and is not
+    /// followed yet.
+    fn follow_store(&mut self) {
+        let Current { gateway, config, redis, .. } = &self.current;
+        let max_stale = config.keys.max_stale;
+        gateway.followed_store.store(redis.clone());
+        let Some(redis) = redis else {
+            self.store_watch = None;
+            gateway.keys.availability.take_over(Some(true));
+            return;
+        };
+        if !self.store_watch.as_ref().is_some_and(|watch| watch.is_of(redis, max_stale)) {
+            self.store_watch = None;
+            match StoreWatch::start(redis, max_stale, gateway, self.sender.clone()) {
+                Ok(watch) => self.store_watch = Some(watch),
+                Err(error) => {
+                    let fault = Fault::of_file(&redis.server().url, format!("can't be followed: {error}"));
+                    self.refuse(Part::Keys, Faults::from(fault).into());
+                }
+            }
+        }
     }
 
     /// Watches all directory entries on the paths of the files.
@@ -246,6 +296,14 @@ impl Reloader {
         let mut parts = Vec::new();
         for part in Part::ALL {
             let stands_refused = self.refusals.are_of(part);
+            if part == Part::Keys
+                && let Some(redis) = &self.current.redis
+            {
+                let is_current = redis.is_current();
+                let outcome = self.check_store(is_current);
+                parts.push((part, outcome));
+                continue;
+            }
             let state = self.current.set(part).map_or(FilesState::Same, |set| {
                 match has_settled || set.is_as_taken() {
                     true => set.look_settled(),
@@ -257,7 +315,7 @@ impl Reloader {
                 FilesState::Same | FilesState::Changed => self.reload(part),
                 FilesState::Changing(_) => None,
             };
-            parts.push((part, outcome.unwrap_or_else(|| unsettled(part))));
+            parts.push((part, outcome.unwrap_or_else(|| Outcome::unsettled(part))));
         }
         self.watch();
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -333,7 +391,7 @@ impl Reloader {
             Ready::Config(ready) => self.apply_config(*ready),
             Ready::Keys(set) => {
                 let Current { gateway, config, .. } = &self.current;
-                self.refusals.has_stood_blank(&set, &config.keys.path, gateway.keys.len())?;
+                self.refusals.has_stood_blank(&set, config.keys.path.path(), gateway.keys.len())?;
                 return self.apply_keys(set);
             }
             Ready::Certificates(good, faults) => {
@@ -358,8 +416,11 @@ impl Reloader {
         if difference != Difference::default() || set.refused.is_empty() {
             tracing::info!(added, changed, removed, keys, secrets, "keys reloaded");
         }
+        if let Some(redis) = &self.current.redis {
+            redis.put_into_service();
+        }
         if keys == 0 && difference != Difference::default() {
-            tracing::warn!(file = %self.current.config.keys.path.display(), "the key store has no keys: nobody is let in");
+            tracing::warn!(file = %self.current.config.keys.path.path().display(), "the key store has no keys: nobody is let in");
         }
         self.current.last_good = set.last_good;
         if set.refused.is_empty() {
@@ -370,13 +431,17 @@ impl Reloader {
     }
 
     fn apply_config(&mut self, ready: ReadyConfig) {
-        let ReadyConfig { config, listeners, baseline, keys, certificates, compiled } = ready;
-        let Gateway { snapshot, endpoints, .. } = &*self.current.gateway;
+        let ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared } = ready;
+        let Gateway { snapshot, endpoints, sharing, .. } = &*self.current.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
         self.current.gateway.reloads.needs_restart(&self.needs_restart);
         let compiled = Arc::new(compiled);
         snapshot.store(compiled.clone());
         endpoints.adopt(compiled.endpoint_sets());
+        if let (Some(sharing), Some(shared)) = (sharing, shared) {
+            sharing.configure(shared);
+        }
+        self.current.redis = redis;
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Faults of single files in a key directory count as faults of the keys, and do not
             // refuse the configuration.
@@ -397,6 +462,7 @@ impl Reloader {
             }
         }
         self.current.config = config;
+        self.follow_store();
         let restart = self.needs_restart.join(", ");
         match restart.is_empty() {
             true => tracing::info!("configuration reloaded"),
@@ -408,34 +474,4 @@ impl Reloader {
             }
         }
     }
-}
-
-/// Returns the outcome for a caller that requests a reload while a file is being written.
-fn unsettled(part: Part) -> Outcome {
-    let message = "is being written; it is taken once it stands still";
-    Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
-}
-
-fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    // systemd 253 and later also requires the current time in this message.
-    let time = sd_notify::NotifyState::monotonic_usec_now().ok();
-    std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
-}
-
-/// Returns the changed fields of a new configuration that take effect only after a restart.
-fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
-    let bound = listeners.iter().map(|running| &running.listener);
-    let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));
-    let wanted = config.listeners.iter().map(|listener| (&listener.address, listener.tls.is_some()));
-    let differences = [
-        ("listeners", !bound.eq(wanted)),
-        ("admin", config.admin != started.admin),
-        ("workers", config.workers != started.workers),
-        ("limits.connections", config.limits.connections != started.limits.connections),
-        ("log", config.log != started.log),
-        ("metrics", config.metrics != started.metrics),
-        ("traces", config.traces != started.traces),
-        ("keys.watch", config.keys.watch != started.keys.watch),
-    ];
-    differences.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }

@@ -4,13 +4,13 @@
 //! State that outlives a reload (keys, limit state, connections) is kept outside of the snapshot,
 //! in `proxy::Gateway`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use http::HeaderName;
 
 use crate::config::fault::{Fault, Faults};
-use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, TrustedProxies};
+use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, ReadFile, StorePlace, TrustedProxies};
 use crate::folding::folded;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
@@ -23,8 +23,10 @@ use crate::upstream::{Endpoints, Upstream};
 pub(crate) struct Snapshot {
     pub(crate) routes: RouteTable,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    /// Path of the key store to which changes are written.
-    pub(crate) keys_path: PathBuf,
+    /// The beginning of the digest of the configuration file; empty if there is none.
+    pub(crate) fingerprint: String,
+    /// Place of the key store to which changes are written.
+    pub(crate) keys_place: StorePlace,
     pub(crate) limits: Limits,
     pub(crate) trusted_proxies: TrustedProxies,
     /// Name of this environment. Keys of another environment are refused.
@@ -81,7 +83,8 @@ impl Snapshot {
         Ok(Snapshot {
             routes,
             upstreams,
-            keys_path: config.keys.path.clone(),
+            fingerprint: config.source.as_ref().map(ReadFile::short_digest).unwrap_or_default(),
+            keys_place: config.keys.path.clone(),
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             environment: config.keys.environment.clone(),

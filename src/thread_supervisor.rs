@@ -3,7 +3,8 @@
 //! a metric.
 //!
 //! Without a worker, its connections are not served. Without the reload thread, no revocation takes
-//! effect. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
+//! effect. Without the thread for shared limits, no key that has limits is served. If one of these
+//! threads ends, the process stops as on SIGTERM and exits with 1, so that
 //! the service manager restarts it.
 
 use std::future::Future;
@@ -23,6 +24,8 @@ pub(crate) enum Duty {
     Worker,
     /// Reloads configuration, keys and certificates.
     Reload,
+    /// Asks the server that has the limits of all replicas.
+    Shared,
     /// Writes a log.
     Log,
     /// Sends spans to a collector.
@@ -32,13 +35,15 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
-    const ALL: [Duty; 5] = [Duty::Worker, Duty::Reload, Duty::Log, Duty::Traces, Duty::Background];
+    const ALL: [Duty; 6] =
+        [Duty::Worker, Duty::Reload, Duty::Shared, Duty::Log, Duty::Traces, Duty::Background];
 
     /// Returns the name of the duty in metrics.
     fn name(self) -> &'static str {
         match self {
             Duty::Worker => "worker",
             Duty::Reload => "reload",
+            Duty::Shared => "shared",
             Duty::Log => "log",
             Duty::Traces => "traces",
             Duty::Background => "background",
@@ -48,7 +53,7 @@ impl Duty {
     /// Whether the process stops when a thread of this duty ends. Log lines and spans that get lost
     /// are counted, and are no reason to stop serving.
     fn is_vital(self) -> bool {
-        matches!(self, Duty::Worker | Duty::Reload)
+        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared)
     }
 }
 

@@ -8,12 +8,15 @@ mod account;
 mod answer;
 mod ask;
 mod counts;
+mod encodings;
 mod estimate;
+mod event_text;
 mod events;
 mod learned;
 
 pub(crate) use account::{Reservation, TokenAccount, TokenTap};
 pub(crate) use ask::Asking;
+pub(crate) use encodings::accept_readable_encodings;
 pub(crate) use estimate::{Estimate, InputSize};
 pub(crate) use learned::Learned;
 
@@ -35,7 +38,8 @@ impl StreamCounts {
 /// Scans a stream of server-sent events in pieces. Returns what is forwarded, and what was found.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn scanned(pieces: Vec<bytes::Bytes>, removes: bool) -> (Vec<u8>, StreamCounts) {
-    use events::{EventScan, Framing, Removal};
+    use event_text::Framing;
+    use events::{EventScan, Removal};
     let removal = if removes { Removal::ChunkAndNulls } else { Removal::Nothing };
     let mut scan = EventScan::new(Framing::Events, removal);
     let mut kept: Vec<u8> = Vec::new();

@@ -98,13 +98,13 @@ impl Visitor {
         let client = Client::of_peer(self.peer);
         // A client with too many failed attempts has to wait. Until then, the listener refuses even
         // the right admin token from this client, but accepts a key with the permission `admin`.
-        let is_limited = gate::wait_of(&client, &snapshot.load(), limiter).is_some();
+        let is_limited = gate::is_limited(&client, &snapshot.load_full(), limiter).await;
         if !is_limited && self.has_token(headers).await {
             return Ok(Actor::Token);
         }
         let snapshot = snapshot.load();
         let context = self.admin.gateway.context(&snapshot, clock.wall());
-        let (_, outcome) = gate::authenticate(headers, &snapshot.admin_auth, &client, context);
+        let (_, outcome) = gate::authenticate(headers, &snapshot.admin_auth, &client, context).await;
         let principal = outcome?;
         let key = &principal.key().key;
         let [all, metrics] = ROUTES;

@@ -20,7 +20,7 @@ use super::answer::{AdminBody, data};
 use super::keys;
 use super::new_key::{NewKey, ahead, given, now};
 use super::state::Admin;
-use crate::config::AgeAction;
+use crate::config::{AgeAction, StorePlace};
 use crate::denial::Denial;
 use crate::key_store::edit::{EditError, Editor};
 use crate::keys::KeyRecord;
@@ -73,7 +73,7 @@ impl Change {
         let wanted: NewKey =
             content(body, headers).await?.ok_or_else(|| Denial::bad_content("A body is needed"))?;
         let mut response =
-            self.edit(KeyChange::Created, move |path, _, admin| create(path, wanted, admin)).await?;
+            self.edit(KeyChange::Created, move |place, _, admin| create(place, wanted, admin)).await?;
         *response.status_mut() = StatusCode::CREATED;
         Ok(response)
     }
@@ -84,7 +84,7 @@ impl Change {
         headers: &HeaderMap,
     ) -> Result<Response<AdminBody>, Denial> {
         let asked: RotationRequest = content(body, headers).await?.unwrap_or_default();
-        self.edit(KeyChange::Rotated, move |path, id, admin| rotate(path, id, &asked, admin)).await
+        self.edit(KeyChange::Rotated, move |place, id, admin| rotate(place, id, &asked, admin)).await
     }
 
     pub(super) async fn revoke(self) -> Result<Response<AdminBody>, Denial> {
@@ -100,13 +100,13 @@ impl Change {
     async fn edit(
         self,
         change: KeyChange,
-        edit: impl FnOnce(&Path, &str, &Admin) -> Result<Done, Denial> + Send + 'static,
+        edit: impl FnOnce(&StorePlace, &str, &Admin) -> Result<Done, Denial> + Send + 'static,
     ) -> Result<Response<AdminBody>, Denial> {
         let task = tokio::spawn(async move {
             let (admin, key) = (self.admin.clone(), self.key.clone());
             let edited = tokio::task::spawn_blocking(move || {
-                let path = admin.gateway.snapshot.load().keys_path.clone();
-                edit(&path, &key, &admin)
+                let place = admin.gateway.snapshot.load().keys_place.clone();
+                edit(&place, &key, &admin)
             });
             let done = edited.await.unwrap_or_else(|_panic| Err(Denial::internal()))?;
             self.audit(change, &done.key_id);
@@ -153,19 +153,19 @@ fn shown(admin: &Admin, change: KeyChange, done: Done) -> Response<AdminBody> {
     data(&shown)
 }
 
-fn open(path: &Path, admin: &Admin) -> Result<Editor, EditError> {
-    Editor::open(path, admin.gateway.snapshot.load().ids.clone())
+fn open(place: &StorePlace, admin: &Admin) -> Result<Editor, EditError> {
+    Ok(Editor::open(place, admin.gateway.snapshot.load().ids.clone())?.of_running_server())
 }
 
-fn create(path: &Path, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
+fn create(place: &StorePlace, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
     let token = new_token(None)?;
     let record = wanted.record(&token, now())?;
-    let refused = |error| refused(error, path, "create --permissions …");
-    open(path, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
+    let refused = |error| refused(error, place.path(), "create --permissions …");
+    open(place, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })
 }
 
-fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Result<Done, Denial> {
+fn rotate(place: &StorePlace, id: &str, asked: &RotationRequest, admin: &Admin) -> Result<Done, Denial> {
     let now = now();
     let grace = asked.grace.as_deref().unwrap_or(DEFAULT_GRACE);
     let grace_end = match grace {
@@ -177,8 +177,8 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     let max_age = admin.gateway.snapshot.load().max_age;
     let refused_age =
         max_age.filter(|max_age| max_age.action == AgeAction::Refuse).map(|max_age| max_age.age);
-    let refused = |error| refused(error, path, &format!("rotate {id}"));
-    let editor = open(path, admin).map_err(refused)?;
+    let refused = |error| refused(error, place.path(), &format!("rotate {id}"));
+    let editor = open(place, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     let token = new_token(Some(&found.record.id))?;
     let rotation = Rotation { now, grace_end, expires_at, refused_age };
@@ -192,9 +192,9 @@ fn rotate(path: &Path, id: &str, asked: &RotationRequest, admin: &Admin) -> Resu
     Ok(Done { key_id: after.id, token: Some(token) })
 }
 
-fn revoke(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
-    let refused = |error| refused(error, path, &format!("revoke {id}"));
-    let editor = open(path, admin).map_err(refused)?;
+fn revoke(place: &StorePlace, id: &str, admin: &Admin) -> Result<Done, Denial> {
+    let refused = |error| refused(error, place.path(), &format!("revoke {id}"));
+    let editor = open(place, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     if !found.record.disabled {
         let after = KeyRecord { disabled: true, ..found.record.clone() };
@@ -203,9 +203,9 @@ fn revoke(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
     Ok(Done { key_id: found.record.id, token: None })
 }
 
-fn delete(path: &Path, id: &str, admin: &Admin) -> Result<Done, Denial> {
-    let refused = |error| refused(error, path, &format!("delete {id}"));
-    let editor = open(path, admin).map_err(refused)?;
+fn delete(place: &StorePlace, id: &str, admin: &Admin) -> Result<Done, Denial> {
+    let refused = |error| refused(error, place.path(), &format!("delete {id}"));
+    let editor = open(place, admin).map_err(refused)?;
     let found = find(&editor, id)?;
     editor.delete(&found).map_err(refused)?;
     Ok(Done { key_id: found.record.id, token: None })

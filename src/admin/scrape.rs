@@ -3,8 +3,9 @@
 
 use super::state::Admin;
 use crate::key_cache::Outlook;
-use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape};
+use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape, SharedFigures};
 use crate::proxy::Gateway;
+use crate::shared::LinkReport;
 use crate::upstream::endpoints::Named;
 
 /// Returns the endpoints of all upstreams with their current health. A host name without an address
@@ -59,22 +60,39 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
+/// Returns what is known of the server that has the limits of all replicas, if they are shared, and the
+/// number of keys of which this replica holds units.
+pub(super) fn shared(gateway: &Gateway) -> Option<(LinkReport, usize)> {
+    let sharing = gateway.sharing.as_ref()?;
+    Some((sharing.link.report(&gateway.clock), gateway.limiter.leases()))
+}
+
 /// Returns the metrics in the text format of Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
     let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);
+    let server = gateway.followed_store.load().as_ref().map(|store| store.health().clone());
     Scrape {
         tally: gateway.observers.tally(),
         levels: gateway.observers.levels(),
         key_ids: gateway.usage.labelled(),
         reloads: gateway.reloads.state(),
-        keys: Keys { keys, secrets: gateway.keys.len(), due_for_rotation, next_ends },
+        keys: Keys { keys, secrets: gateway.keys.len(), due_for_rotation, next_ends, server },
         endpoints: endpoints(gateway),
         certificates: certificates(admin),
         lost_lines: gateway.observers.logs().lost().collect(),
         left_out_lines: gateway.observers.logs().left_out(),
         ended_threads: gateway.observers.logs().threads.ended().collect(),
         lost_spans: gateway.observers.logs().lost_spans(),
+        shared: shared(gateway).map(|(report, leases)| SharedFigures {
+            is_available: report.state.is_available,
+            replicas: report.state.replicas.len(),
+            leases,
+            answered: report.answered,
+            unanswered: report.unanswered,
+            away: report.away,
+            granted_away: report.granted_away,
+        }),
     }
     .encoded()
 }

@@ -1,6 +1,5 @@
 //! Builds the JSON of the status and of the last refusals.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,9 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::scrape;
 use super::state::Admin;
+use crate::config::StorePlace;
 use crate::denial::catalogue;
 use crate::key_cache::Outlook;
 use crate::key_store::edit::unwritable_reason;
+use crate::key_store::redis::Health;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
@@ -20,6 +21,7 @@ use crate::observe::tally::Refused;
 use crate::observe::token_minute::MinuteUse;
 use crate::observe::usage::KeyLabel;
 use crate::proxy::Gateway;
+use crate::shared::LinkReport;
 
 /// Maximum number of pairs of a key and a model whose tokens the status shows.
 const TOKEN_ROWS: usize = 100;
@@ -29,6 +31,9 @@ const TOKEN_ROWS: usize = 100;
 /// the store on purpose.
 pub(super) async fn is_ready(admin: &Admin) -> bool {
     let snapshot = admin.gateway.snapshot.load_full();
+    if !admin.gateway.keys.availability.is_available() {
+        return false;
+    }
     !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
 }
 
@@ -77,7 +82,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "started_at": admin.started.to_string(),
         "uptime_seconds": Timestamp::now().duration_since(admin.started).as_secs().max(0),
-        "is_ready": !is_draining && admin.reachable.last(),
+        "is_ready": !is_draining && admin.reachable.last() && gateway.keys.availability.is_available(),
         "is_draining": is_draining,
         "generation": generation,
         "reloads": parts.iter().map(reload).collect::<Vec<_>>(),
@@ -105,7 +110,39 @@ pub(super) fn status(admin: &Admin) -> Value {
         "log_lines_left_out": left_out,
         "trend": trend(admin),
         "tokens_last_minute": tokens_last_minute(admin),
-        "store": store(&gateway.snapshot.load().keys_path),
+        "store": store(admin, &gateway.snapshot.load().keys_place),
+        "shared": scrape::shared(gateway).map(|(report, leases)| shared(gateway, &report, leases)),
+    })
+}
+
+/// Returns the replicas that share limits, and the state of the server that has these.
+fn shared(gateway: &Gateway, report: &LinkReport, leases: usize) -> Value {
+    let own = gateway.replica();
+    let replicas = report.state.replicas.iter().map(|replica| {
+        json!({
+            "id": shown::visible(&replica.id),
+            "is_this": replica.id == own.id,
+            "generation": replica.generation,
+            "configuration": shown::visible(&replica.configuration),
+        })
+    });
+    let asks = report.answered.count();
+    let mean = (asks > 0).then(|| report.answered.sum() / asks as f64);
+    let server = gateway.sharing.as_ref().map(|sharing| sharing.settings().server.address.to_string());
+    json!({
+        "server": server,
+        "is_available": report.state.is_available,
+        "trouble": report.trouble,
+        "unavailable_seconds": tenths(report.away.as_secs_f64()),
+        "granted_unavailable": report.granted_away,
+        "id": own.id,
+        "replicas": replicas.collect::<Vec<_>>(),
+        "leases": leases,
+        "asks": asks,
+        "asks_unanswered": report.unanswered,
+        "asks_per_second": tenths(report.asks_per_second),
+        "ask_mean_seconds": mean,
+        "ask_p99_seconds": report.answered.quantile(0.99),
     })
 }
 
@@ -166,10 +203,16 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Returns the path of the key store, and whether this process can write to the key store.
-fn store(path: &Path) -> Value {
-    let why = unwritable_reason(path);
-    json!({"path": path.display().to_string(), "is_writable": why.is_none(), "why_not": why})
+/// Returns the path of the key store, and whether this process can write to the key store; for a
+/// store in a Redis server, also the health of the server.
+fn store(admin: &Admin, place: &StorePlace) -> Value {
+    let why = unwritable_reason(place);
+    let path = place.path().display().to_string();
+    let server = admin.gateway.followed_store.load().as_ref().map(|store| {
+        let Health { is_reachable, generation, replicas } = store.health().clone();
+        json!({"is_reachable": is_reachable, "generation": generation, "replicas": replicas})
+    });
+    json!({"path": path, "is_writable": why.is_none(), "why_not": why, "server": server})
 }
 
 fn reload(state: &PartState) -> Value {

@@ -48,6 +48,7 @@ pub(super) fn of(
     warnings.extend(of_cors(config));
     warnings.extend(of_models(config));
     warnings.extend(of_tokens(config, set, snapshot));
+    warnings.extend(of_caps(set, snapshot));
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
@@ -57,8 +58,8 @@ pub(super) fn of(
 /// can't be seen.
 fn of_files(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
-    let keys = &config.keys.path;
-    let is_plain = matches!(Store::at(keys), Ok(Store::Text(_)));
+    let keys = config.keys.path.path();
+    let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
     if is_plain {
         let path = keys.display();
         warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
@@ -230,6 +231,18 @@ fn of_tokens(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Option<Strin
     (counts_tokens(&config.rate_limits) || of_keys()).then(|| {
         "limits count tokens, and no route has `model_in`, which says that its requests use tokens".to_owned()
     })
+}
+
+/// Returns a warning if keys have a cap on output, and a route does not say how its requests ask for
+/// output.
+fn of_caps(set: &KeySet, snapshot: &Snapshot) -> Option<String> {
+    let is_capped = set.entries.iter().any(|(_, live)| live.key.output_cap().is_some());
+    let hidden = || snapshot.routes.routes().find(|route| route.hides_output("POST"));
+    let route = is_capped.then(hidden).flatten()?;
+    Some(format!(
+        "keys have max_output_tokens, and the route {} has no `model_in`: it answers their POSTs with 400",
+        route.name
+    ))
 }
 
 fn of_descriptors(config: &Config) -> Option<String> {

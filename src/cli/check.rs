@@ -3,7 +3,7 @@
 
 mod probe;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -14,6 +14,8 @@ use super::terminal::{print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::fault::{Fault, Faults};
+use crate::shared::{self, Missing};
 use probe::Finding;
 
 #[derive(Debug, Args)]
@@ -35,9 +37,13 @@ impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let path = config_path(self.config)?;
         let prepared = Config::load(&path).and_then(|config| Prepared::of(&config, &Clock::system()));
-        let prepared = prepared.and_then(|prepared| match prepared.refused.0.is_empty() {
-            true => Ok(prepared),
-            false => Err(prepared.refused),
+        let prepared = prepared.and_then(|prepared| {
+            let faults = prepared.faults_of_keys();
+            if faults.0.is_empty() { Ok(prepared) } else { Err(faults) }
+        });
+        let prepared = prepared.and_then(|mut prepared| {
+            prepared.warnings.extend(shared_warnings(&prepared)?);
+            Ok(prepared)
         });
         match prepared {
             Ok(prepared) => {
@@ -71,6 +77,28 @@ impl Check {
                 }
                 Err(Failure::InConfig(faults, path))
             }
+        }
+    }
+}
+
+/// Connects to the server for shared limits, if there is one. Returns a warning if it can't be reached.
+///
+/// # Errors
+///
+/// The server refuses what shared limits need.
+fn shared_warnings(prepared: &Prepared) -> Result<Option<String>, Faults> {
+    let Some(settings) = prepared.shared_settings() else { return Ok(None) };
+    let fault = |message: String| Fault::of_file(Path::new("shared.redis"), message);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Faults(vec![fault(error.to_string())]))?;
+    match runtime.block_on(shared::check(&settings)) {
+        Ok(()) => Ok(None),
+        Err(Missing::Connection(trouble)) => Ok(Some(format!("shared: {trouble}"))),
+        Err(Missing::Permissions(troubles)) => {
+            let needed = shared::COMMANDS.iter().map(|command| format!("+{command}")).collect::<Vec<_>>();
+            let prefix = &settings.prefix;
+            let hint = format!("the user needs {} on ~{prefix}:* ~{{{prefix}:*", needed.join(" "));
+            Err(Faults(troubles.into_iter().map(|trouble| fault(trouble).hint(hint.clone())).collect()))
         }
     }
 }

@@ -137,7 +137,7 @@ impl Explain {
         let assumed = key.and_then(|(_, live)| live.key.allowed_address()).filter(|_| self.from.is_none());
         let client = Client::of_peer(self.from.or(assumed));
         let identity = Identity::Assumed(key.map(|(hash, live)| (*hash, live)));
-        let decided = gate::decide(&Head { parts, client: &client, is_plain: false, identity }, context);
+        let decided = gate::decide_here(&Head { parts, client: &client, is_plain: false, identity }, context);
         let explained = Explained { prepared, parts, key: key.map(|(_, live)| &**live), assumed };
         let mut steps = explained.steps(&decided);
         let path = decided.facts.target.as_ref().map(|target| target.path()).unwrap_or_default();
@@ -356,14 +356,16 @@ fn explain_tokens(
         steps.add("tokens", "those of its input and output are reserved, see --body");
         return Ok(());
     };
-    let HeldCap { output, edits } = seen.hold(caps, path)?;
+    let spellings = route.model.server.spellings(path);
+    let HeldCap { output, edits } = seen.hold(caps, spellings)?;
     if !edits.is_empty() {
         steps.add("lowered", format!("the body is changed to ask for {} tokens", output.unwrap_or(0)));
     }
     let (limits, learned) = (&context.snapshot.limits, Learned::default());
     let name = learned_name(route, model);
-    let (estimate, size) = estimate(Some(seen), Some(length), route, path, &learned, &name, limits, output);
-    let declares = if seen.declared().declares_output(path) { "declared" } else { "of a new model" };
+    let (estimate, size) =
+        estimate(Some(seen), Some(length), route, spellings, &learned, &name, limits, output);
+    let declares = if seen.declared().declares_output(spellings) { "declared" } else { "of a new model" };
     let files = if size.media > 0 { format!(" and {} files", size.media) } else { String::new() };
     let (input, output) = (estimate.input, estimate.output);
     let what = format!(

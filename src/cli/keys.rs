@@ -4,6 +4,7 @@
 //! accepts a token as an argument: all users of the machine can see the arguments.
 
 mod change;
+mod copy;
 mod create;
 mod field_arguments;
 mod import;
@@ -42,6 +43,8 @@ enum KeysCommand {
     Revoke(change::Revoke),
     /// Remove a key from the store
     Delete(change::Delete),
+    /// Copy all keys of a store to another, new store
+    Copy(copy::Copy),
     /// Read a token, and print its hash in the form that a key file contains
     Hash,
     /// Import keys of other programs: lists of tokens, .env files, nginx maps, LiteLLM, Kong, APISIX, agentgateway
@@ -58,6 +61,7 @@ impl Keys {
             KeysCommand::Rotate(rotate) => rotate.execute(),
             KeysCommand::Revoke(revoke) => revoke.execute(),
             KeysCommand::Delete(delete) => delete.execute(),
+            KeysCommand::Copy(copy) => copy.execute(),
             KeysCommand::Hash => secret::hash(),
             KeysCommand::Import(import) => import.execute(),
         }

@@ -12,7 +12,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
 use crate::config::form::{Form, non_empty, number, off_or};
-use crate::config::keys::Keys;
+use crate::config::keys::{Keys, keys};
 use crate::config::limits::Limits;
 use crate::config::listener::Listener;
 use crate::config::log::{Log, Metrics};
@@ -20,6 +20,7 @@ use crate::config::quota::{AttemptQuota, Quota, rate_limits};
 use crate::config::route::Route;
 use crate::config::routes::{default_routes, routes};
 use crate::config::section::{self, nested, section};
+use crate::config::shared::Shared;
 use crate::config::traces::Traces;
 use crate::config::tree::{self, Quoting};
 use crate::config::trusted_proxies::{TrustedProxies, trusted_proxies};
@@ -38,7 +39,7 @@ section! {
         /// The addresses that clients connect to.
         listeners: Vec<Listener> = non_empty(nested()).required();
         admin: Option<Admin> = admin::field();
-        keys: Keys = nested().required();
+        keys: Keys = keys().required();
         auth: Auth = nested().or_default();
         /// Rate limits of each key that has none of its own.
         rate_limits: Vec<Quota> = rate_limits().or_default();
@@ -56,6 +57,8 @@ section! {
         /// replaces this one. Left out: no page of another origin.
         cors: Option<Cors> = cors().optional();
         limits: Limits = nested().or_default();
+        /// Left out: each process has its limits for itself.
+        shared: Option<Shared> = nested().optional();
         /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the
         /// clients of unix listeners.
         trusted_proxies: TrustedProxies = trusted_proxies().or_default();
@@ -138,8 +141,9 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
     let config = section::decode::<Config>(&mut decoder, &root);
     decoder.refuse_overwritten();
     match config {
-        Some(config) if decoder.faults.is_empty() => {
-            let (store, positions) = (config.keys.path.clone(), decoder.context.named_files);
+        Some(mut config) if decoder.faults.is_empty() => {
+            config.keys.path.reached_by(config.keys.redis.as_ref(), config.shared.as_ref());
+            let (store, positions) = (config.keys.path.path().to_owned(), decoder.context.named_files);
             let named_files = NamedFiles { config: path.to_owned(), store, positions };
             Ok(Config { named_files, ..config })
         }

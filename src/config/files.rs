@@ -19,6 +19,11 @@ impl ReadFile {
         ReadFile { path: path.to_owned(), digest: sha256(content) }
     }
 
+    /// Returns the beginning of the digest of the content, in hexadecimal digits.
+    pub(crate) fn short_digest(&self) -> String {
+        self.digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether the file still has the content that was read. Also true if the path is not a regular
     /// file: a pipe, for example, can't be read again.
     pub(crate) fn is_current(&self) -> bool {

@@ -1,13 +1,13 @@
 //! `keys`: the key store, and rules for all of its keys.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::decode::Decoder;
-use crate::config::form::{boolean, duration, one_of, path, text};
+use crate::config::form::{Form, boolean, duration, one_of, text};
 use crate::config::secret::{SecretValue, env_or_file};
 use crate::config::section::{fields_of, nested, section};
+use crate::config::store_place::{KeysRedis, StorePlace, store_place};
 use crate::config::tree::Node;
 use crate::placeholder;
 
@@ -15,8 +15,15 @@ section! {
     /// The key store.
     #[derive(Clone, Debug)]
     pub(crate) struct Keys in "keys" {
-        /// The path of the key store: a .yaml, .jsonl or .txt file, or a directory.
-        path: PathBuf = path().required();
+        /// The path of the key store: a .yaml, .jsonl or .txt file, or a directory; or the URL of a
+        /// Redis or Valkey server, or a list of URLs for a cluster.
+        path: StorePlace = store_place().required();
+        /// The access to a store in a Redis server. Left out: as in `shared`, if it is the same
+        /// server.
+        redis: Option<KeysRedis> = nested().optional();
+        /// How long the known keys are accepted while the Redis server can't be reached. Left out:
+        /// without an end.
+        max_stale: Option<Duration> = duration().optional();
         /// Whether a key store of unhashed tokens (.txt) is accepted.
         allow_plaintext: bool = boolean().or(false);
         max_age: Option<MaxAge> = fields_of::<Age>().then(max_age);
@@ -28,6 +35,22 @@ section! {
         id_secret: Option<SecretValue> = nested::<IdSecret>().then(id_secret).optional();
         watch: Watch = nested().or_default();
     }
+}
+
+/// Returns the form of the section. Fields for a store in a Redis server are refused for any other
+/// store, where they would have no effect.
+pub(super) fn keys() -> Form<Keys> {
+    nested::<Keys>().checked(|d, node, keys| {
+        let is_redis = matches!(keys.path, StorePlace::Redis(_));
+        let needless = [("redis", keys.redis.is_some()), ("max_stale", keys.max_stale.is_some())];
+        match needless.into_iter().find(|(_, is_given)| *is_given && !is_redis) {
+            Some((field, _)) => {
+                let message = format!("`{field}` needs a key store in a Redis server");
+                d.hinted(node.position_of(field), message, "as in `path: redis://redis:6379/0`")
+            }
+            None => Some(keys),
+        }
+    })
 }
 
 section! {

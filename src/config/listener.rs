@@ -57,6 +57,26 @@ section! {
     }
 }
 
+impl CertificatePair {
+    /// Makes the pair of the fields `client_certificate` and `client_key`, which are needed together.
+    pub(super) fn of_client(
+        d: &mut Decoder<'_>,
+        node: &Node,
+        (certificate, private_key): (Option<PathBuf>, Option<PathBuf>),
+    ) -> Option<Option<Self>> {
+        match (certificate, private_key) {
+            (Some(certificate), Some(private_key)) => {
+                Some(Some(CertificatePair { certificate, private_key }))
+            }
+            (None, None) => Some(None),
+            _ => {
+                d.fault(node.at, "`client_certificate` and `client_key` are needed together");
+                None
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsVersion {
     V1_2,

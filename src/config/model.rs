@@ -7,7 +7,7 @@ use crate::config::form::{Form, boolean, non_empty, one_of, size, word};
 use crate::config::quota::{count, parse_count};
 use crate::config::section::{nested, section};
 use crate::config::tree::Node;
-use crate::model::{ModelNaming, ModelPatterns};
+use crate::model::{ModelNaming, ModelPatterns, Server};
 
 /// The place in a request where its model is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,10 @@ section! {
         uses_tokens: UsesTokens = not_in_files();
         /// Whether requests on the route use tokens of the input alone, as embeddings do.
         has_no_output: bool = not_in_files();
+        /// Whether requests on the route generate output in a form in which no cap can hold it.
+        hides_output: bool = not_in_files();
+        /// The server to which the route leads.
+        server: Server = not_in_files();
         /// How the route's server reads the names of models.
         naming: ModelNaming = not_in_files();
         /// Whether the server is asked for the usage of streams, if its upstream does not say.
@@ -76,10 +80,11 @@ section! {
 /// Whether requests on a route use tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum UsesTokens {
-    /// POST requests use tokens, if the route says where their model is.
+    /// Requests that may generate output use tokens, if the route says where their model is.
     #[default]
     Posts,
-    /// POST requests use tokens, although the route does not say where their model is.
+    /// Requests that may generate output use tokens, although the route does not say where their model
+    /// is.
     Always,
     No,
 }

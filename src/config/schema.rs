@@ -39,6 +39,8 @@ mod tests {
             |more: &str| but(UPSTREAMS, &format!("upstreams: [{{name: m, endpoints: [https://a], {more}}}]"));
         let route =
             |more: &str| but("", &format!("routes: [{{name: r, paths: [/a], permission: read, {more}}}]"));
+        let keys_redis = |more: &str| but(KEYS, &format!("keys: {{path: 'redis://a', redis: {{{more}}}}}"));
+        let shared = |more: &str| but("", &format!("shared: {{redis: 'redis://a', {more}}}"));
         vec![
             ("", but("", "unheard_of: 1")),
             ("/properties/listeners/items", listener("unheard_of: 1")),
@@ -99,6 +101,15 @@ mod tests {
                 "/properties/routes/anyOf/1/items/anyOf/0/properties/request",
                 route("model_in: body, request: {max_output_tokens: 1, unheard_of: 1}"),
             ),
+            ("/properties/keys/properties/redis", keys_redis("unheard_of: 1")),
+            (
+                "/properties/keys/properties/redis/properties/password",
+                keys_redis("password: {env: X, unheard_of: 1}"),
+            ),
+            ("/properties/keys/properties/redis/properties/tls", keys_redis("tls: {unheard_of: 1}")),
+            ("/properties/shared", shared("unheard_of: 1")),
+            ("/properties/shared/properties/password", shared("password: {env: X, unheard_of: 1}")),
+            ("/properties/shared/properties/tls", shared("tls: {unheard_of: 1}")),
             ("/properties/traces", but("", "traces: {endpoint: 'http://a:1', unheard_of: 1}")),
         ]
     }

@@ -19,6 +19,11 @@ pub(crate) struct SecretValue {
 }
 
 impl SecretValue {
+    /// Makes a secret that was given to a command.
+    pub(crate) fn given(text: String) -> Self {
+        SecretValue { value: Zeroizing::new(text), file: None }
+    }
+
     pub(crate) fn value(&self) -> &[u8] {
         self.value.as_bytes()
     }

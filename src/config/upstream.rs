@@ -90,7 +90,8 @@ section! {
         ca: Option<PathBuf> = path().optional();
         /// The name that the upstream's certificate must have. Left out: the host of the endpoint.
         server_name: Option<String> = text(server_name).optional();
-        client: Option<CertificatePair> = fields_of::<ClientCertificate>().then(client_certificate);
+        client: Option<CertificatePair> = fields_of::<ClientCertificate>()
+            .then(|d, node, given| CertificatePair::of_client(d, node, (given.client_certificate, given.client_key)));
     }
 }
 
@@ -170,21 +171,6 @@ fn check_tls(d: &mut Decoder<'_>, node: &Node, upstream: Upstream) -> Option<Ups
         );
     }
     Some(upstream)
-}
-
-fn client_certificate(
-    d: &mut Decoder<'_>,
-    node: &Node,
-    given: ClientCertificate,
-) -> Option<Option<CertificatePair>> {
-    match (given.client_certificate, given.client_key) {
-        (Some(certificate), Some(private_key)) => Some(Some(CertificatePair { certificate, private_key })),
-        (None, None) => Some(None),
-        _ => {
-            d.fault(node.at, "`client_certificate` and `client_key` are needed together");
-            None
-        }
-    }
 }
 
 fn server_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {

@@ -225,6 +225,25 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::LimiterUnavailable,
+        Entry {
+            meaning: "The server with the limits of all replicas can't be reached, and the configuration grants nothing \
+             without it.",
+            caller: "Wait as long as Retry-After says.",
+            operator: "Restore the server of `shared.redis`. With shared.when_unavailable: share, each replica grants its \
+             part of each limit meanwhile.",
+        },
+    ),
+    (
+        Code::KeyStoreUnavailable,
+        Entry {
+            meaning: "The server with the keys could not be read since the start, or for longer than keys.max_stale, so \
+             that no key is accepted.",
+            caller: "Wait as long as Retry-After says.",
+            operator: "Restore the server of `keys.path`. The log and /readyz have the reason.",
+        },
+    ),
+    (
         Code::ShuttingDown,
         Entry {
             meaning: "The process is shutting down.",

@@ -60,6 +60,8 @@ codes! {
     UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
     UpstreamUnavailable     "UPSTREAM_UNAVAILABLE"        503 14;
     Overloaded              "OVERLOADED"                  503 14;
+    LimiterUnavailable      "LIMITER_UNAVAILABLE"         503 14;
+    KeyStoreUnavailable     "KEY_STORE_UNAVAILABLE"       503 14;
     ShuttingDown            "SHUTTING_DOWN"               503 14;
     ReloadRefused           "RELOAD_REFUSED"              422 9;
     KeyNotFound             "KEY_NOT_FOUND"               404 5;

@@ -79,6 +79,23 @@ impl Denial {
         Denial::new(Code::OutputLimitExceeded, message, json!({"field": field, "limit": limit}))
     }
 
+    /// 400: the key has a cap on output, and the configuration of the route does not say how its
+    /// requests ask for output.
+    pub(crate) fn output_hidden(route: &str, limit: u32) -> Self {
+        let message = "The output of such requests on this route can't be limited";
+        Denial::new(
+            Code::OutputLimitExceeded,
+            message,
+            json!({"field": null, "limit": limit, "route": route}),
+        )
+    }
+
+    /// 400: the answer would be made in the background, where its tokens are not seen.
+    pub(crate) fn in_background() -> Self {
+        let message = "The tokens of an answer that is made in the background can't be limited";
+        Denial::new(Code::BadRequest, message, json!({"field": "background"}))
+    }
+
     /// 403: the key lists models, and `model` is none of them. `None`: the request names no model.
     pub(crate) fn model_not_allowed(model: Option<&str>, allowed: &[String]) -> Self {
         let details = json!({"model": model, "allowed": allowed});
@@ -90,6 +107,16 @@ impl Denial {
     pub(crate) fn unclear_model() -> Self {
         let message = "The model of the request can't be read in only one way";
         Denial::new(Code::BadRequest, message, json!({"field": "model"}))
+    }
+
+    /// 503: the limits of all replicas can't be read.
+    pub(crate) fn limiter_unavailable() -> Self {
+        Denial::new(Code::LimiterUnavailable, "The limits can't be checked now", json!({})).retry_after(1)
+    }
+
+    /// 503: it is not known which keys are valid now.
+    pub(crate) fn key_store_unavailable() -> Self {
+        Denial::new(Code::KeyStoreUnavailable, "The API keys can't be checked now", json!({})).retry_after(1)
     }
 
     /// 503: the parts of bodies that are held back need more memory than they may.

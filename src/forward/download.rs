@@ -33,7 +33,7 @@ pub(super) struct Download {
     /// Whether upstream's body has ended. It is not polled again.
     is_over: bool,
     /// What follows the bytes that were held back when the body ended: its trailers, or its failure.
-    behind_held: Option<Result<Frame<Bytes>, DownloadFailure>>,
+    behind_held: Option<Box<Result<Frame<Bytes>, DownloadFailure>>>,
     stall: StallTimer,
     /// Progress of the upload of the request's body. While the upload progresses, an answer without
     /// new bytes does not count as stalled.
@@ -135,7 +135,7 @@ impl Download {
             return self.fail(ended.into());
         }
         if let Some(last) = self.behind_held.take() {
-            return Poll::Ready(Some(last));
+            return Poll::Ready(Some(*last));
         }
         if self.is_over {
             return Poll::Ready(None);
@@ -199,7 +199,7 @@ impl Download {
         if held.is_empty() {
             return Poll::Ready(Some(last));
         }
-        self.behind_held = Some(last);
+        self.behind_held = Some(Box::new(last));
         Poll::Ready(Some(Ok(Frame::data(held))))
     }
 

@@ -87,7 +87,7 @@ pub fn hygiene(bytes: &[u8]) {
     let context = gateway.context(&snapshot, gateway.clock.wall());
     let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
     // A refused request, such as one with two credentials, does not arrive at upstream.
-    let Decided { facts, outcome: Ok(verdict) } = gate::decide(&head, context) else { return };
+    let Decided { facts, outcome: Ok(verdict) } = gate::decide_here(&head, context) else { return };
     let grant = verdict.grant(&Named::Absent, parts.method.as_str(), "/").unwrap();
     let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
     let Admitted { permit, .. } = admitted.expect("no limit waits").unwrap();

@@ -59,7 +59,9 @@ impl Steps {
         let context = self.gateway.context(&snapshot, self.gateway.clock.wall());
         let (parts, client) = (&self.parts, &self.client);
         let head = Head { parts, client, is_plain: true, identity: Identity::Credential };
-        let Decided { facts, outcome: Ok(verdict) } = gate::decide(&head, context) else { panic!("refused") };
+        let Decided { facts, outcome: Ok(verdict) } = gate::decide_here(&head, context) else {
+            panic!("refused")
+        };
         let grant = verdict.grant(&Named::Absent, "GET", "/").unwrap();
         let admitted = grant.admit(Cost::REQUEST, None, context).now_or_never();
         let Admitted { permit, .. } = admitted.expect("no limit waits").unwrap();

@@ -20,7 +20,7 @@ pub fn keys(bytes: &[u8]) {
     // For `part.yaml`, the store is the directory. Each file of a directory store may contain one
     // key only.
     let store = if name == "part.yaml" { directory.path() } else { &path };
-    let store = Store::at(store).unwrap();
+    let store = Store::at_path(store).unwrap();
     let ids = IdSecret::random();
     let loaded = store.load(Reading::first(&KeyCache::default(), &ids));
     let described = store.records(&ids);

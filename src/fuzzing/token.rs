@@ -39,7 +39,7 @@ fn keys() -> &'static (KeyCache, Vec<String>) {
         let path = directory.path().join("keys.txt");
         let live: Vec<String> = (0..5).map(|_| Token::generate().unwrap().reveal().to_owned()).collect();
         std::fs::write(&path, live.join("\n")).unwrap();
-        let set = Store::at(&path)
+        let set = Store::at_path(&path)
             .unwrap()
             .load(Reading::first(&KeyCache::default(), &IdSecret::random()))
             .unwrap();

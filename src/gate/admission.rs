@@ -9,11 +9,12 @@ use super::context::Context;
 use super::principal::Principal;
 use super::revocation::{Judgement, Revocation};
 use crate::clock::Clock;
+use crate::config::Unit;
 use crate::denial::Denial;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
-    ConcurrencyPermit, Cost, InFlightPermit, KeyState, LimitStatus, Limiter, PublicInFlightPermit, Refused,
-    Wait, Window,
+    ConcurrencyPermit, Cost, InFlightPermit, KeyState, LimitStatus, Limiter, NotGranted,
+    PublicInFlightPermit, Refused, Wait, Window,
 };
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -26,8 +27,8 @@ pub(crate) struct Grant {
     pub(super) route: Arc<Route>,
     /// Routes of the other ways in which a server may read the request's path; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
-    /// The places of the request, if it took them before its body was looked at.
-    pub(super) places: Option<Places>,
+    /// The permits of the request in flight, if it took them before its body was looked at.
+    pub(super) in_flight: Option<InFlightPermits>,
 }
 
 /// A request that may be forwarded, after its limits were charged.
@@ -37,7 +38,7 @@ pub(crate) struct Admitted {
     /// State of the limits after the request; `None` if no limit applies.
     pub(crate) limit_status: Option<LimitStatus>,
     /// The charge of the windows that count tokens; `None` if none applies.
-    pub(crate) reservation: Option<Reservation>,
+    pub(crate) reservation: Option<Box<Reservation>>,
     /// The denial of a limit that only counts.
     pub(crate) would_refuse: Option<Denial>,
 }
@@ -49,44 +50,45 @@ pub(crate) struct Permit {
     principal: Option<Principal>,
     route: Arc<Route>,
     readings: Vec<Arc<Route>>,
-    _places: Places,
+    _in_flight: InFlightPermits,
 }
 
-/// The places that a request takes among the requests in flight: of the process, and of its key or
-/// of its client's address. Dropping them gives them back.
+/// The permits of one request in flight: that of the process, and that of its key or of its client's
+/// address. Dropping them gives them back.
 #[derive(Debug)]
-pub(super) struct Places {
-    _in_flight: InFlightPermit,
+pub(super) struct InFlightPermits {
+    _of_process: InFlightPermit,
     _public: Option<PublicInFlightPermit>,
     _of_key: Option<ConcurrencyPermit>,
 }
 
-impl Places {
-    /// Takes the places, all of them or none. `address`: the address for which a request without a
+impl InFlightPermits {
+    /// Takes the permits, all of them or none. `address`: the address for which a request without a
     /// key is counted.
     ///
     /// # Errors
     ///
     /// 429 if the key has too many requests in flight, and 503 if the process has.
-    pub(super) fn take(
+    pub(super) async fn take(
         principal: Option<&Principal>,
         address: Option<IpAddr>,
         context: Context<'_>,
     ) -> Result<Self, Denial> {
         let Context { snapshot, limiter, .. } = context;
         let all = snapshot.limits.in_flight;
-        let in_flight = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        let of_process = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
         let (mut public, mut of_key) = (None, None);
         match principal.map(Principal::key) {
             None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
             Some(live) => {
                 if let Some(limit) = live.key.max_concurrent().or(snapshot.default_max_concurrent) {
-                    let place = live.limits(limiter).state.enter(limit);
-                    of_key = Some(place.ok_or_else(|| Denial::concurrency(limit))?);
+                    let permit = limiter.enter_key(&live.limits(limiter).state, limit).await;
+                    let permit = permit.map_err(|_unavailable| Denial::limiter_unavailable())?;
+                    of_key = Some(permit.ok_or_else(|| Denial::concurrency(limit))?);
                 }
             }
         }
-        Ok(Places { _in_flight: in_flight, _public: public, _of_key: of_key })
+        Ok(InFlightPermits { _of_process: of_process, _public: public, _of_key: of_key })
     }
 }
 
@@ -97,6 +99,24 @@ impl Grant {
 
     pub(crate) fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
+    }
+
+    /// Whether a limit of the request's key or of its route counts tokens.
+    pub(crate) fn has_token_limit(&self, context: Context<'_>) -> bool {
+        counts_tokens(self.principal.as_ref(), &self.route, context)
+    }
+
+    /// Checks that the key may open a tunnel, such as a WebSocket.
+    ///
+    /// # Errors
+    ///
+    /// 400 if the key has a cap on output, which could not be held in the tunnel.
+    pub(crate) fn check_tunnel(&self) -> Result<(), Denial> {
+        let cap = self.principal.as_ref().and_then(|principal| principal.key().key.output_cap());
+        match cap.filter(|_| !self.route.model.models_free) {
+            Some(cap) => Err(Denial::output_hidden(&self.route.name, cap.max_output_tokens)),
+            None => Ok(()),
+        }
     }
 
     /// Checks whether limits of which nothing is used let the request in. Nothing is charged.
@@ -114,38 +134,45 @@ impl Grant {
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
     /// which a request without a key is counted.
     ///
-    /// If this future is dropped while it waits, nothing is charged: the drop returns the slots in
-    /// flight, and all windows are charged in one last step.
+    /// If this future is dropped while it waits, nothing is charged: the drop returns the permits, all
+    /// windows are charged in one last step, and what a server grants to a request that has left is
+    /// given back.
     ///
     /// # Errors
     ///
     /// 429, or 503 if the whole process has no room for the request. Nothing was charged in these
     /// cases.
-    #[expect(clippy::unused_async, reason = "a queue, or limits that are kept elsewhere, make it wait")]
     pub(crate) async fn admit(
         self,
         cost: Cost,
         address: Option<IpAddr>,
         context: Context<'_>,
     ) -> Result<Admitted, Denial> {
-        let Grant { principal, route, readings, places } = self;
+        let Grant { principal, route, readings, in_flight } = self;
         let Context { snapshot, limiter, .. } = context;
-        let places = places.map_or_else(|| Places::take(principal.as_ref(), address, context), Ok)?;
+        let in_flight = match in_flight {
+            Some(in_flight) => in_flight,
+            None => InFlightPermits::take(principal.as_ref(), address, context).await?,
+        };
         let (mut limit_status, mut reservation, mut would_refuse) = (None, None, None);
         if let Some(live) = principal.as_ref().map(Principal::key) {
             let limits = live.limits(limiter);
             let windows = windows(live, limiter, snapshot, Some(&route));
             if windows.clone().next().is_some() {
-                let charged = limiter.charge(&limits.state, windows, cost).map_err(refusal)?;
+                let charged = limiter.charge_shared(&limits.state, windows, cost).await;
+                let charged = charged.map_err(|not_granted| match not_granted {
+                    NotGranted::Refused(refused) => refusal(refused),
+                    NotGranted::Unavailable => Denial::limiter_unavailable(),
+                })?;
                 limit_status = Some(charged.status);
                 would_refuse = charged.would_refuse.map(refusal);
                 if !charged.of_tokens.is_empty() {
-                    let (state, windows) = (limits.state.clone(), charged.of_tokens);
-                    reservation = Some(Reservation { state, windows, cost });
+                    let (state, charges) = (limits.state.clone(), charged.of_tokens);
+                    reservation = Some(Box::new(Reservation { state, charges, cost }));
                 }
             }
         }
-        let permit = Permit { principal, route, readings, _places: places };
+        let permit = Permit { principal, route, readings, _in_flight: in_flight };
         Ok(Admitted { permit, limit_status, reservation, would_refuse })
     }
 }
@@ -168,6 +195,13 @@ pub(crate) fn limit_status(
     let windows = windows(live, limiter, context.snapshot, route);
     windows.clone().next()?;
     Some(limiter.status(&live.limits(limiter).state, windows))
+}
+
+/// Whether a window of the key, or one of the route, counts tokens.
+pub(super) fn counts_tokens(principal: Option<&Principal>, route: &Arc<Route>, context: Context<'_>) -> bool {
+    let Some(live) = principal.map(Principal::key) else { return false };
+    let mut windows = windows(live, context.limiter, context.snapshot, Some(route));
+    windows.any(|window| window.quota().unit != Unit::Requests)
 }
 
 /// Returns the key's own windows (or the default windows) and the route's windows.
@@ -198,9 +232,9 @@ impl Permit {
     /// 503 if the process has no room for another request.
     pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
         let all = context.snapshot.limits.in_flight;
-        let in_flight = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let places = Places { _in_flight: in_flight, _public: None, _of_key: None };
-        Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _places: places })
+        let of_process = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        let in_flight = InFlightPermits { _of_process: of_process, _public: None, _of_key: None };
+        Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _in_flight: in_flight })
     }
 
     /// Returns two waiters for the end of the request's key: one for the task that reads the
@@ -250,7 +284,7 @@ mod tests {
 
     use super::*;
     use crate::fuzzing::connection::{KEY, gateway};
-    use crate::gate::{Head, Identity, decide};
+    use crate::gate::{Head, Identity, decide_here};
     use crate::guard::client::Client;
     use crate::model::Named;
 
@@ -264,7 +298,7 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let client = Client::of_peer(None);
         let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
-        let verdict = || decide(&head, context).outcome.unwrap();
+        let verdict = || decide_here(&head, context).outcome.unwrap();
         let grant = || verdict().grant(&Named::Absent, "GET", "/v1/models").unwrap();
         let principal = grant().principal.unwrap();
         let state = &principal.key().limits(&gateway.limiter).state;

@@ -1,5 +1,6 @@
 //! Finds the key whose secret a request presents as its credential.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use http::HeaderMap;
 
 use super::context::Context;
 use super::credential::{self, Found, PresentedCredential};
-use super::failed_attempts;
+use super::failed_attempts::{self, SharedAttempts};
 use super::principal::Principal;
 use crate::config::Auth;
 use crate::denial::{Code, Denial};
@@ -40,6 +41,8 @@ pub(crate) struct Authentication {
     /// Ids of the credentials that were sent beside the key's secret, match no key, and were not
     /// seen before.
     pub(crate) companions: Vec<String>,
+    /// What is to be asked of all replicas together, if limits are shared.
+    pub(super) shared: SharedAttempts,
 }
 
 /// The result of an authentication, and the principal if the key is valid, or the denial if not.
@@ -47,10 +50,26 @@ pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
 
 /// Authenticates a request by its headers.
 ///
+/// Counts failed attempts in all replicas together, if limits are shared.
+pub(crate) async fn authenticate(
+    headers: &HeaderMap,
+    auth: &Auth,
+    client: &Client,
+    context: Context<'_>,
+) -> Judged {
+    let judged = authenticate_here(headers, auth, client, context);
+    match failed_attempts::ask_all(judged.0.shared, judged.1.is_ok(), client, context).await {
+        Ok(()) => judged,
+        Err(_used_up) => authenticate_here(headers, auth, client, context),
+    }
+}
+
+/// Authenticates a request by its headers, as far as this process knows.
+///
 /// `auth`: the places where a credential may be. After too many wrong guesses, an address has to
 /// wait. During that wait, a credential that is not a bearward token is not looked up, so that even
 /// a right guess reveals nothing. A valid bearward token from the same address is still accepted.
-pub(crate) fn authenticate(
+pub(super) fn authenticate_here(
     headers: &HeaderMap,
     auth: &Auth,
     client: &Client,
@@ -60,15 +79,20 @@ pub(crate) fn authenticate(
         Ok(found) => found,
         Err(denial) => return refused(Naming::Nothing, denial),
     };
-    let lookup = Lookup { client, context };
+    if !context.keys.availability.is_available() {
+        return refused(Naming::Nothing, Denial::key_store_unavailable());
+    }
+    let lookup = Lookup { client, context, shared: Cell::default() };
     let matched = match found.others.is_empty() {
-        true => lookup.find(found.first).map_err(|unmatched| lookup.after_guess(unmatched)),
+        true => lookup.find(found.first).map_err(|unmatched| Box::new(lookup.after_guess(unmatched))),
         false => lookup.find_one_of(found),
     };
-    match matched {
+    let (mut authentication, outcome) = match matched {
         Ok(matched) => matched.judged(client, context),
-        Err(refused) => refused,
-    }
+        Err(refused) => *refused,
+    };
+    authentication.shared = lookup.shared.get();
+    (authentication, outcome)
 }
 
 /// Judges the key that is assumed for a request without a credential, as if the request had
@@ -84,14 +108,15 @@ pub(super) fn missing() -> Judged {
 }
 
 fn refused(naming: Naming, denial: Denial) -> Judged {
-    (Authentication { naming, owner: None, companions: Vec::new() }, Err(denial))
+    let shared = SharedAttempts::default();
+    (Authentication { naming, owner: None, companions: Vec::new(), shared }, Err(denial))
 }
 
 /// Looks up the credentials of one client's request among the keys.
-#[derive(Clone, Copy)]
 struct Lookup<'a> {
     client: &'a Client,
     context: Context<'a>,
+    shared: Cell<SharedAttempts>,
 }
 
 /// A credential that is the secret of a key. The key may be invalid.
@@ -134,6 +159,9 @@ impl Lookup<'_> {
         }
         match self.context.keys.lookup_as(form, &credential) {
             Ok((hash, found)) => {
+                let is_doubtful =
+                    form != Form::Token && failed_attempts::is_doubtful(self.client, self.context);
+                self.shared.set(SharedAttempts { is_doubtful, ..self.shared.get() });
                 Ok(Matched { credential: Some(credential), hash, found, companions: Vec::new() })
             }
             Err(reason) => {
@@ -146,12 +174,17 @@ impl Lookup<'_> {
     /// Finds the one of several credentials that matches a key. If no credential matches, each
     /// credential that was looked up counts as a guess. If two credentials match, the request is
     /// refused as ambiguous.
-    fn find_one_of(&self, found: Found) -> Result<Matched, Judged> {
+    fn find_one_of(&self, found: Found) -> Result<Matched, Box<Judged>> {
         let (mut matched, mut unmatched) = (None, Vec::new());
         for presented in std::iter::once(found.first).chain(found.others) {
             match self.find(presented) {
                 Ok(one) if matched.is_none() => matched = Some(one),
-                Ok(_) => return Err(refused(Naming::Nothing, Denial::bad_request("Two different keys"))),
+                Ok(_) => {
+                    return Err(Box::new(refused(
+                        Naming::Nothing,
+                        Denial::bad_request("Two different keys"),
+                    )));
+                }
                 Err(one) => unmatched.push(one),
             }
         }
@@ -161,7 +194,7 @@ impl Lookup<'_> {
         let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
         let answered = refusals.iter().position(is_limited).unwrap_or_default();
-        Err(refusals.swap_remove(answered))
+        Err(Box::new(refusals.swap_remove(answered)))
     }
 
     /// Counts as guesses the credentials that were sent beside a key's secret, match no key, and
@@ -171,10 +204,29 @@ impl Lookup<'_> {
         let is_new = |one: &Unmatched| {
             one.is_guess
                 && one.form != Form::Token
-                && failed_attempts::count_companion(&one.credential, self.client, self.context)
+                && failed_attempts::is_new_companion(&one.credential, self.context)
         };
         let ids = &self.context.snapshot.ids;
-        unmatched.into_iter().filter(is_new).map(|one| ids.key_id(&one.credential)).collect()
+        let is_counted = |one: &Unmatched| {
+            let is_new = is_new(one);
+            if is_new {
+                // The request is accepted even if the address now has to wait, because its key is valid.
+                let _wait_of_the_next = self.count_guess();
+            }
+            is_new
+        };
+        unmatched.into_iter().filter(is_counted).map(|one| ids.key_id(&one.credential)).collect()
+    }
+
+    /// Counts a guess in this process, and notes that it is to be counted in all replicas together.
+    fn count_guess(&self) -> Result<(), Duration> {
+        // Guesses that come while the server is asked are counted here at once.
+        failed_attempts::count(self.client, self.context)?;
+        if self.context.limiter.is_shared() {
+            let shared = self.shared.get();
+            self.shared.set(SharedAttempts { guesses: shared.guesses.saturating_add(1), ..shared });
+        }
+        Ok(())
     }
 
     fn wait(&self) -> Option<Duration> {
@@ -188,7 +240,7 @@ impl Lookup<'_> {
         let id = self.context.snapshot.ids.key_id(&credential);
         let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
         let wait = match is_guess {
-            true => failed_attempts::count(self.client, self.context).err(),
+            true => self.count_guess().err(),
             false => wait,
         };
         let denial = match wait {
@@ -217,11 +269,13 @@ impl Matched {
             max_age: snapshot.max_age,
         };
         let key_id = found.key.headers().key_id.clone();
+        let shared = SharedAttempts::default();
         let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
             Ok(()) => {
                 let owner = Some(found.key.clone());
                 let principal = Principal::new(found.key, hash, found.rotated_out.is_some());
-                return (Authentication { naming: Naming::Key(key_id), owner, companions }, Ok(principal));
+                let naming = Naming::Key(key_id);
+                return (Authentication { naming, owner, companions, shared }, Ok(principal));
             }
             Err(invalidity) => invalidity,
         };
@@ -240,6 +294,6 @@ impl Matched {
             true => Naming::Key(key_id),
             false => Naming::KeyBy(Box::new((key_id, named))),
         };
-        (Authentication { naming, owner: Some(found.key), companions }, Err(denial))
+        (Authentication { naming, owner: Some(found.key), companions, shared }, Err(denial))
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::admission::{Grant, Places, windows};
+use super::admission::{Grant, InFlightPermits, counts_tokens};
 use super::authorization;
 use super::context::Context;
 use super::principal::Principal;
-use crate::config::{ModelIn, Unit};
+use crate::config::ModelIn;
 use crate::denial::Denial;
 use crate::model::Named;
 use crate::route::Route;
@@ -24,8 +24,8 @@ pub(crate) struct Verdict {
     pub(super) by_model: SmallVec<[Arc<Route>; 2]>,
     /// Routes of the path's other readings; nearly always empty.
     pub(super) readings: Vec<Arc<Route>>,
-    /// The places of the request, if it took them already.
-    pub(super) places: Option<Places>,
+    /// The permits of the request in flight, if it took them already.
+    pub(super) in_flight: Option<InFlightPermits>,
 }
 
 impl Verdict {
@@ -49,24 +49,22 @@ impl Verdict {
 
     /// Whether a limit of the request's key or of its route counts tokens.
     pub(crate) fn has_token_limit(&self, context: Context<'_>) -> bool {
-        let Some(principal) = &self.principal else { return false };
-        let windows = windows(principal.key(), context.limiter, context.snapshot, Some(&self.route));
-        windows.into_iter().any(|window| window.quota().unit != Unit::Requests)
+        counts_tokens(self.principal.as_ref(), &self.route, context)
             || self.by_model.iter().any(|route| !route.windows.is_empty())
     }
 
-    /// Takes the places of the request among the requests in flight, before its body is looked at: a
-    /// client may take its time with the body, and the body takes memory.
+    /// Takes the permits of the request in flight before its body is looked at: a client may take its
+    /// time with the body, and the body takes memory.
     ///
     /// # Errors
     ///
     /// 429 if the key has too many requests in flight, and 503 if the process has.
-    pub(crate) fn take_places(
+    pub(crate) async fn take_permits(
         &mut self,
         address: Option<IpAddr>,
         context: Context<'_>,
     ) -> Result<(), Denial> {
-        self.places = Some(Places::take(self.principal.as_ref(), address, context)?);
+        self.in_flight = Some(InFlightPermits::take(self.principal.as_ref(), address, context).await?);
         Ok(())
     }
 
@@ -79,13 +77,14 @@ impl Verdict {
     /// route, and 404 if no route matches the model.
     pub(crate) fn grant(self, model: &Named, method: &str, path: &str) -> Result<Grant, Denial> {
         if !self.needs_model() {
-            let Verdict { principal, route, readings, places, .. } = self;
-            return Ok(Grant { principal, route, readings, places });
+            let Verdict { principal, route, readings, in_flight, .. } = self;
+            hold_output(principal.as_ref(), &route, method)?;
+            return Ok(Grant { principal, route, readings, in_flight });
         }
         if *model == Named::Ambiguous {
             return Err(Denial::unclear_model());
         }
-        let Verdict { principal, route, by_model, readings, places } = self;
+        let Verdict { principal, route, by_model, readings, in_flight } = self;
         // The model was read where the first route says. If another one reads it elsewhere, a request
         // may name two models.
         let reads_elsewhere = |other: &Arc<Route>| other.model.place != route.model.place;
@@ -104,7 +103,21 @@ impl Verdict {
         if let Some(principal) = &principal {
             readings.iter().chain([&route]).try_for_each(|route| may_use_model(principal, route, model))?;
         }
-        Ok(Grant { principal, route, readings, places })
+        hold_output(principal.as_ref(), &route, method)?;
+        Ok(Grant { principal, route, readings, in_flight })
+    }
+}
+
+/// Checks that the output of a request can be held to the cap of its key.
+///
+/// # Errors
+///
+/// 400 if the key has a cap, and the configuration does not say what requests on the route are.
+fn hold_output(principal: Option<&Principal>, route: &Route, method: &str) -> Result<(), Denial> {
+    let cap = principal.and_then(|principal| principal.key().key.output_cap());
+    match cap.filter(|_| route.hides_output(method)) {
+        Some(cap) => Err(Denial::output_hidden(&route.name, cap.max_output_tokens)),
+        None => Ok(()),
     }
 }
 

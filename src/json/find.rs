@@ -3,8 +3,8 @@
 //! The document is trusted to be JSON, because it comes from the upstream. In a document that is
 //! not, the finder finds nothing or the wrong thing, in bounded memory.
 
-use memchr::{memchr, memchr2};
-use serde_json::Value;
+use memchr::memchr2;
+use smallvec::SmallVec;
 
 /// Longest value that is kept, in bytes. A longer one is left out.
 const LONGEST_VALUE: usize = 16 * 1024;
@@ -30,7 +30,28 @@ pub(crate) struct Member {
     /// The name of the object that has the member, if it is a wrapper.
     pub(crate) wrapper: Option<&'static str>,
     pub(crate) name: &'static str,
-    pub(crate) value: Value,
+    /// Number of objects before this one, if the document is a list of objects.
+    pub(crate) item: u32,
+    /// The value as it is written, without white space around it.
+    pub(crate) written: Box<[u8]>,
+}
+
+impl Member {
+    /// Returns the value if it is a whole number that is not negative.
+    pub(crate) fn number(&self) -> Option<u64> {
+        std::str::from_utf8(&self.written).ok()?.parse().ok()
+    }
+
+    /// Returns the value if it is an object.
+    pub(crate) fn object(&self) -> Option<&[u8]> {
+        (self.written.first() == Some(&b'{')).then_some(&self.written)
+    }
+
+    /// Returns what a list has between its brackets, if the value is one.
+    pub(crate) fn list(&self) -> Option<&[u8]> {
+        let items = self.written.strip_prefix(b"[")?.strip_suffix(b"]")?;
+        Some(items.trim_ascii())
+    }
 }
 
 /// A search through one document.
@@ -41,20 +62,24 @@ pub(crate) struct Finder {
     depth: u32,
     /// Whether the document is a list; `None` before it has begun.
     is_list: Option<bool>,
-    place: Place,
-    /// The beginning of the string that was read last.
-    name: Vec<u8>,
+    /// Number of objects that have begun, if the document is a list.
+    items: u32,
+    state: State,
+    /// Where the string that is being read began in this piece.
+    name_from: usize,
+    /// The beginning of that string, if it began in an earlier piece.
+    name: SmallVec<[u8; LONGEST_NAME + 1]>,
     wrapper: Option<&'static str>,
     kept: Option<Kept>,
-    found: Vec<Member>,
+    found: SmallVec<[Member; 2]>,
 }
 
-/// Where in the document the next byte is.
+/// What the next byte of the document is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum State {
     Gap,
-    /// Between strings, directly behind one.
-    BehindString,
+    /// Between strings, directly behind one that is perhaps the name of a member that is sought.
+    BehindString(Option<Wanted>),
     /// Behind the colon of a member that is sought.
     BehindColon(Wanted),
     String,
@@ -72,17 +97,12 @@ enum Wanted {
 #[derive(Debug)]
 struct Kept {
     name: &'static str,
+    /// The part of the value in earlier pieces.
     bytes: Vec<u8>,
+    /// Where the rest of the value begins in this piece.
+    from: usize,
     /// Depth of the member.
     depth: u32,
-}
-
-impl Kept {
-    fn push(&mut self, bytes: &[u8]) {
-        if self.bytes.len() <= LONGEST_VALUE {
-            self.bytes.extend_from_slice(bytes);
-        }
-    }
 }
 
 impl Finder {
@@ -91,28 +111,35 @@ impl Finder {
             sought,
             depth: 0,
             is_list: None,
-            place: Place::Gap,
-            name: Vec::new(),
+            items: 0,
+            state: State::Gap,
+            name_from: 0,
+            name: SmallVec::new(),
             wrapper: None,
             kept: None,
-            found: Vec::new(),
+            found: SmallVec::new(),
         }
     }
 
     /// Searches the next piece of the document.
     pub(crate) fn push(&mut self, data: &[u8]) {
-        let mut rest = data;
-        while !rest.is_empty() {
-            rest = match self.place {
-                Place::String => self.string(rest),
-                Place::Escape => {
-                    let (escaped, behind) = rest.split_at(1);
-                    self.string_bytes(escaped);
-                    self.place = Place::String;
-                    behind
+        self.name_from = 0;
+        let mut at = 0;
+        while at < data.len() {
+            at = match self.state {
+                State::String => self.string(data, at),
+                State::Escape => {
+                    self.state = State::String;
+                    at + 1
                 }
-                Place::Gap | Place::BehindString | Place::BehindColon(_) => self.gap(rest),
+                State::Gap | State::BehindString(_) | State::BehindColon(_) => self.gap(data, at),
             };
+        }
+        if matches!(self.state, State::String | State::Escape) {
+            self.keep_name(data.get(self.name_from..).unwrap_or_default());
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(data.get(kept.from..).unwrap_or_default());
         }
     }
 
@@ -121,109 +148,120 @@ impl Finder {
         &self.found
     }
 
+    /// Takes out the members of those objects of a list that have ended.
+    pub(crate) fn take_ended(&mut self) -> SmallVec<[Member; 2]> {
+        let is_between = self.depth <= 1;
+        let first_open = self.found.iter().position(|member| member.item == self.items);
+        let ended = if is_between { self.found.len() } else { first_open.unwrap_or(self.found.len()) };
+        self.found.drain(..ended).collect()
+    }
+
     /// Whether the document is a list.
     pub(crate) fn is_list(&self) -> bool {
         self.is_list == Some(true)
     }
 
-    /// Reads a string up to its end or to a backslash. Returns the bytes behind it.
-    fn string<'d>(&mut self, rest: &'d [u8]) -> &'d [u8] {
-        let length = memchr2(b'"', b'\\', rest).map_or(rest.len(), |at| at + 1);
-        let (string, behind) = rest.split_at(length);
-        self.string_bytes(string);
-        match string.last() {
-            Some(b'"') => {
-                self.name.pop();
-                self.place = Place::BehindString;
-            }
-            Some(b'\\') => self.place = Place::Escape,
-            _ => {}
+    /// Reads a string up to its end or to a backslash. Returns the position behind it.
+    fn string(&mut self, data: &[u8], at: usize) -> usize {
+        let rest = data.get(at..).unwrap_or_default();
+        let Some(length) = memchr2(b'"', b'\\', rest) else { return data.len() };
+        let end = at + length;
+        if rest.get(length) == Some(&b'\\') {
+            self.state = State::Escape;
+            return end + 1;
         }
-        behind
+        let name = data.get(self.name_from..end).unwrap_or_default();
+        let wanted = match self.name.is_empty() {
+            true => self.wanted(name),
+            false => {
+                self.keep_name(name);
+                let name = std::mem::take(&mut self.name);
+                self.wanted(&name)
+            }
+        };
+        self.state = State::BehindString(wanted);
+        end + 1
     }
 
-    fn string_bytes(&mut self, bytes: &[u8]) {
-        // One byte more than the longest name: its quote.
+    /// Keeps the beginning of a string that goes on in the next piece.
+    fn keep_name(&mut self, bytes: &[u8]) {
         let room = (LONGEST_NAME + 1).saturating_sub(self.name.len());
         self.name.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        if let Some(kept) = &mut self.kept {
-            kept.push(bytes);
-        }
     }
 
-    /// Reads the bytes up to the next string. Returns the bytes behind its first quote.
-    fn gap<'d>(&mut self, rest: &'d [u8]) -> &'d [u8] {
-        let length = memchr(b'"', rest).unwrap_or(rest.len());
-        let (gap, behind) = rest.split_at(length);
-        if self.is_list.is_none() {
-            let first = gap.iter().find(|byte| !byte.is_ascii_whitespace());
-            self.is_list = first.map(|byte| *byte == b'[');
-        }
-        if self.place == Place::Gap && self.kept.is_none() {
-            let count = |bracket: [u8; 2]| gap.iter().filter(|byte| bracket.contains(byte)).count() as u32;
-            self.depth = (self.depth + count(*b"{[")).saturating_sub(count(*b"}]"));
-        } else {
-            gap.iter().for_each(|byte| self.byte(*byte));
-        }
-        let Some((quote, behind)) = behind.split_first() else { return behind };
-        if let Place::BehindColon(wanted) = self.place {
-            self.begin(wanted);
-        }
-        if let Some(kept) = &mut self.kept {
-            kept.push(&[*quote]);
-        }
-        self.name.clear();
-        self.place = Place::String;
-        behind
-    }
-
-    /// Reads one byte of a gap.
-    fn byte(&mut self, byte: u8) {
-        let is_space = byte.is_ascii_whitespace();
-        match self.place {
-            Place::BehindString if is_space => {}
-            Place::BehindString => {
-                let wanted = if byte == b':' { self.wanted() } else { None };
-                self.place = wanted.map_or(Place::Gap, Place::BehindColon);
-                if wanted.is_some() {
-                    return;
+    /// Reads the bytes up to the next string. Returns the position behind its first quote.
+    fn gap(&mut self, data: &[u8], mut at: usize) -> usize {
+        while let Some(&byte) = data.get(at) {
+            if self.is_list.is_none() && !byte.is_ascii_whitespace() {
+                self.is_list = Some(byte == b'[');
+            }
+            match byte {
+                b'"' => {
+                    self.begin_value(at);
+                    self.name.clear();
+                    (self.state, self.name_from) = (State::String, at + 1);
+                    return at + 1;
+                }
+                b'{' | b'[' => {
+                    if let State::BehindColon(Wanted::Wrapper(name)) = self.state {
+                        self.wrapper = (byte == b'{').then_some(name);
+                    }
+                    self.begin_value(at);
+                    self.items += u32::from(self.depth == 1 && self.is_list());
+                    self.depth += 1;
+                    self.state = State::Gap;
+                }
+                b'}' | b']' => {
+                    self.end_value(data, at);
+                    self.depth = self.depth.saturating_sub(1);
+                    self.state = State::Gap;
+                }
+                b',' => {
+                    self.end_value(data, at);
+                    self.state = State::Gap;
+                }
+                b':' => {
+                    self.state = match self.state {
+                        State::BehindString(Some(wanted)) => State::BehindColon(wanted),
+                        _ => State::Gap,
+                    };
+                }
+                b' ' | b'\t' | b'\n' | b'\r' => {}
+                _ => {
+                    self.begin_value(at);
+                    self.state = State::Gap;
+                    if self.kept.is_none() {
+                        at = self.skip_numbers(data, at);
+                        continue;
+                    }
                 }
             }
-            Place::BehindColon(_) if is_space => return,
-            Place::BehindColon(Wanted::Wrapper(name)) => {
-                self.wrapper = (byte == b'{').then_some(name);
-                self.place = Place::Gap;
-            }
-            Place::BehindColon(wanted) => {
-                self.begin(wanted);
-            }
-            _ => {}
+            at += 1;
         }
-        if matches!(byte, b',' | b'}' | b']')
-            && self.kept.as_ref().is_some_and(|kept| kept.depth == self.depth)
-        {
-            self.end_kept();
-        }
-        if let Some(kept) = &mut self.kept {
-            kept.push(&[byte]);
-        }
-        match byte {
-            b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-            _ => {}
-        }
+        at
     }
 
-    /// Returns the member or wrapper that begins behind the string that was read last.
-    fn wanted(&mut self) -> Option<Wanted> {
+    /// Skips numbers and brackets up to the next string or object, as in the lists of embeddings.
+    /// Returns the position of its first byte.
+    fn skip_numbers(&mut self, data: &[u8], at: usize) -> usize {
+        let rest = data.get(at..).unwrap_or_default();
+        let gap = rest.get(..memchr2(b'"', b'{', rest).unwrap_or(rest.len())).unwrap_or_default();
+        let opened = gap.iter().filter(|byte| **byte == b'[').count() as u32;
+        let closed = gap.iter().filter(|byte| matches!(byte, b'}' | b']')).count() as u32;
+        self.depth = (self.depth + opened).saturating_sub(closed);
+        at + gap.len()
+    }
+
+    /// Returns the member or wrapper that may begin behind a string.
+    fn wanted(&mut self, name: &[u8]) -> Option<Wanted> {
         if self.kept.is_some() {
             return None;
         }
-        let base = if self.is_list() { 2 } else { 1 };
+        let base = self.base();
         if self.depth <= base {
             self.wrapper = None;
         }
-        let find = |names: &[&'static str]| names.iter().find(|name| name.as_bytes() == self.name).copied();
+        let find = |names: &[&'static str]| names.iter().find(|known| known.as_bytes() == name).copied();
         match self.depth.checked_sub(base) {
             Some(0) => find(self.sought.members)
                 .map(Wanted::Member)
@@ -233,19 +271,43 @@ impl Finder {
         }
     }
 
-    fn begin(&mut self, wanted: Wanted) {
-        self.place = Place::Gap;
-        if let Wanted::Member(name) = wanted {
-            self.kept = Some(Kept { name, bytes: Vec::new(), depth: self.depth });
+    /// Depth of the members that are sought, outside of wrappers.
+    fn base(&self) -> u32 {
+        if self.is_list() { 2 } else { 1 }
+    }
+
+    /// Begins to keep a value if it is one of a member that is sought. `at`: its position.
+    fn begin_value(&mut self, at: usize) {
+        if let State::BehindColon(Wanted::Member(name)) = self.state {
+            self.kept = Some(Kept { name, bytes: Vec::new(), from: at, depth: self.depth });
         }
     }
 
-    fn end_kept(&mut self) {
-        let Some(Kept { name, bytes, depth }) = self.kept.take() else { return };
-        let base = if self.is_list() { 2 } else { 1 };
-        let wrapper = self.wrapper.filter(|_| depth > base);
-        if let (Ok(value), true) = (serde_json::from_slice(&bytes), self.found.len() < MOST_MEMBERS) {
-            self.found.push(Member { wrapper, name, value });
+    /// Ends the value that is kept if it ends at this position.
+    fn end_value(&mut self, data: &[u8], at: usize) {
+        let Some(kept) = self.kept.take_if(|kept| kept.depth == self.depth) else { return };
+        let Kept { name, mut bytes, from, depth } = kept;
+        let wrapper = self.wrapper.filter(|_| depth > self.base());
+        let rest = data.get(from..at).unwrap_or_default();
+        let written = match bytes.is_empty() {
+            true => rest,
+            false => {
+                bytes.extend_from_slice(rest);
+                &bytes
+            }
+        };
+        if written.len() <= LONGEST_VALUE && self.found.len() < MOST_MEMBERS {
+            self.found.push(Member { wrapper, name, item: self.items, written: written.trim_ascii().into() });
         }
+    }
+}
+
+impl Kept {
+    /// Keeps the rest of a piece.
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.len() <= LONGEST_VALUE {
+            self.bytes.extend_from_slice(bytes);
+        }
+        self.from = 0;
     }
 }

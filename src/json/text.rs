@@ -1,12 +1,14 @@
 //! A name, string or number of a JSON document, as far as it is kept.
 
+use smallvec::SmallVec;
+
 /// Longest text that is kept, in bytes. Names of models and members are shorter.
 pub(crate) const LONGEST_TEXT: usize = 256;
 
 /// The decoded beginning of a name, string or number.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
-    kept: Vec<u8>,
+    kept: SmallVec<[u8; LONGEST_TEXT]>,
     /// Number of all bytes, kept or not.
     bytes: u64,
     /// Whether bytes were left out, because the text is longer than [`LONGEST_TEXT`].

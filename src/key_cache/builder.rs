@@ -153,6 +153,13 @@ impl BuildSet for SetBuilder<'_> {
         true
     }
 
+    fn keep_all_but(&mut self, ids: &HashSet<&str>) {
+        let kept = self.expected.clone();
+        for live in kept.iter().filter(|live| !ids.contains(live.key.id())) {
+            self.mark(live.clone());
+        }
+    }
+
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64) {
         // This line is most likely a changed version of the expected key, so the key after the
         // expected key is expected next.

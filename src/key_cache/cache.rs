@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::key_cache::live_key::LiveKey;
 use crate::key_cache::set::KeySet;
+use crate::key_store::availability::Availability;
 use crate::key_store::labels::Hashing;
 use crate::keys::token::{Credential, DigestHasher, Form, KeyHash};
 
@@ -56,6 +57,8 @@ pub(crate) struct KeyCache {
     pub(super) order: Mutex<Arc<Vec<Arc<LiveKey>>>>,
     /// Notifies receivers that keys were removed or changed.
     changes: watch::Sender<()>,
+    /// Whether the keys may be used.
+    pub(crate) availability: Arc<Availability>,
 }
 
 /// How many secrets were added, changed and removed when a new set of keys replaced the old set.
@@ -95,6 +98,7 @@ impl KeyCache {
             hashing: Hashing::default(),
             order: Mutex::default(),
             changes: watch::Sender::new(()),
+            availability: Arc::default(),
         }
     }
 
@@ -195,7 +199,7 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key_store::build_set::{BuildSet as _, Findings, KeysInService as _};
+    use crate::key_store::build_set::{BuildSet, Findings, KeysInService as _};
     use crate::keys::{KeyRecord, Permission, Secret};
 
     fn record(name: &str) -> KeyRecord {
@@ -253,6 +257,46 @@ mod tests {
         // The key now has only the new secret, so the old secret matches no key.
         cache.replace(&set(&cache, &[KeyRecord { hash: new, ..record("a") }]));
         assert_eq!((rotated_out(new), rotated_out(old), cache.len()), (Some(None), None, 1));
+    }
+
+    /// Adds keys that have entries of their own.
+    fn with_lines<B: BuildSet>(mut builder: B, names: &[&str]) -> B {
+        for name in names {
+            let record = record(name);
+            builder.add(record.hash, record.draft(), 7);
+        }
+        builder
+    }
+
+    #[test]
+    fn a_set_of_changes_keeps_all_other_keys() {
+        let cache = KeyCache::default();
+        let first = with_lines(cache.begin(), &["a", "b", "c", "d"]);
+        cache.replace(&first.finish(Findings::default()));
+        let stays = cache.find(&KeyHash::of(b"a")).unwrap().key;
+        for round in 0..3 {
+            // `b` is changed, `c` is removed, and `e` is added; later rounds change nothing more.
+            let mut builder = cache.begin();
+            builder.keep_all_but(&["key_b", "key_c", "key_e"].into());
+            let off = KeyRecord { disabled: true, ..record("b") };
+            builder.add(off.hash, off.draft(), 8);
+            let mut builder = with_lines(builder, &["e"]);
+            assert!(builder.shared_labels().is_empty());
+            let set = builder.finish(Findings::default());
+            assert_eq!(set.keys, 4);
+            let difference = cache.replace(&set);
+            let expected = if round == 0 { (1, 1, 1) } else { (0, 0, 0) };
+            assert_eq!((difference.added, difference.changed, difference.removed), expected);
+            assert!(Arc::ptr_eq(&stays, &cache.find(&KeyHash::of(b"a")).unwrap().key));
+            assert!(cache.find(&KeyHash::of(b"b")).unwrap().key.key.disabled);
+            assert!(cache.find(&KeyHash::of(b"c")).is_none());
+        }
+        // A changed key that takes another key's hash shares a label with it.
+        let mut builder = cache.begin();
+        builder.keep_all_but(&["key_b"].into());
+        let thief = KeyRecord { hash: KeyHash::of(b"a"), ..record("b") };
+        builder.add(thief.hash, thief.draft(), 9);
+        assert!(!builder.shared_labels().is_empty());
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl KeyRing {
         // Only the caller sees the key ids that this secret makes, so another process may make
         // different ids for the same keys.
         let ids = IdSecret::random();
-        let set = Store::at(path)?.load(Reading::first(&nothing, &ids))?;
+        let set = Store::at_path(path)?.load(Reading::first(&nothing, &ids))?;
         let cache = KeyCache::from(&set);
         match set.refused.is_empty() {
             true => Ok(KeyRing { cache, keys: set.keys }),

@@ -56,6 +56,10 @@ pub(crate) trait BuildSet: Sized + Send {
     /// Returns whether the key was added.
     fn keep(&mut self, hash: &KeyHash, fingerprint: u64) -> bool;
 
+    /// Adds all keys in service that were read from entries of their own, except the keys with these
+    /// ids.
+    fn keep_all_but(&mut self, ids: &HashSet<&str>);
+
     /// Adds a key. `fingerprint` is the fingerprint of the line that the key was read from; zero if
     /// the key was not read from a line.
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, fingerprint: u64);

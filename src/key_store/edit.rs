@@ -7,8 +7,8 @@
 
 mod change_fields;
 mod disk;
-mod entry_text;
-mod error;
+pub(super) mod entry_text;
+pub(super) mod error;
 mod layout;
 mod lines;
 mod lock;
@@ -19,13 +19,16 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use disk::Locked;
 pub(crate) use error::EditError;
 use error::{last, refused};
 
+use crate::config::StorePlace;
 use crate::config::fault::{Fault, Faults};
 use crate::key_store::directory::files;
+use crate::key_store::redis::Waited;
 use crate::key_store::store::Store;
 use crate::key_store::{file, text, yaml};
 use crate::keys::id_secret::IdSecret;
@@ -33,11 +36,12 @@ use crate::keys::record::KeyRecord;
 
 /// Returns the reason why this host can't change the store, if the reason is visible before a
 /// change is tried.
-pub(crate) fn unwritable_reason(path: &Path) -> Option<String> {
+pub(crate) fn unwritable_reason(place: &StorePlace) -> Option<String> {
+    let StorePlace::Path(path) = place else { return None };
     if disk::is_mounted(path) {
         return Some("It is a mounted Secret or ConfigMap, which is changed where it comes from".to_owned());
     }
-    match Store::at(path) {
+    match Store::at_path(path) {
         Ok(Store::Text(_)) => Some("It is a list of plain tokens, which has no permissions".to_owned()),
         Ok(Store::Directory(directory)) => disk::unwritable_reason(&directory),
         Ok(_) => {
@@ -52,7 +56,10 @@ pub(crate) fn unwritable_reason(path: &Path) -> Option<String> {
 pub(crate) struct Editor {
     store: Store,
     ids: Arc<IdSecret>,
-    locked: Locked,
+    /// The lock of the store's directory; `None` for a store in a Redis server, whose edits are atomic.
+    locked: Option<Locked>,
+    /// Whether an edit may begin a store in a Redis server that has none.
+    may_begin: bool,
 }
 
 /// A key that was found in a store, and the file that contains it.
@@ -66,8 +73,11 @@ pub(crate) struct Found {
 impl Editor {
     /// Locks a store, and removes temporary files that killed commands left. `ids` is the secret
     /// that makes the ids of the keys of a plain list.
-    pub(crate) fn open(path: &Path, ids: Arc<IdSecret>) -> Result<Self, EditError> {
-        let store = Store::at(path)?;
+    pub(crate) fn open(place: &StorePlace, ids: Arc<IdSecret>) -> Result<Self, EditError> {
+        let StorePlace::Path(path) = place else {
+            return Ok(Editor { store: Store::at(place)?, ids, locked: None, may_begin: true });
+        };
+        let store = Store::at_path(path)?;
         let directory = match &store {
             Store::Directory(directory) => directory.clone(),
             _ => disk::directory_of(&disk::resolved(path)?),
@@ -75,9 +85,35 @@ impl Editor {
         let locked = Locked::new(&directory, disk::is_mounted(path))?;
         let store = match store {
             Store::Directory(directory) => Store::Directory(directory),
-            _ => Store::at(&disk::resolved(path)?)?,
+            _ => Store::at_path(&disk::resolved(path)?)?,
         };
-        Ok(Editor { store, ids, locked })
+        Ok(Editor { store, ids, locked: Some(locked), may_begin: true })
+    }
+
+    /// Returns the editor of a server with keys in service, which never begins a store: an empty
+    /// Redis server has lost the store.
+    pub(crate) fn of_running_server(self) -> Self {
+        Editor { may_begin: false, ..self }
+    }
+
+    fn locked(&self) -> Result<&Locked, EditError> {
+        debug_assert!(self.locked.is_some(), "every store of files is locked");
+        self.locked.as_ref().ok_or_else(|| EditError::Refused("the store is not locked".to_owned()))
+    }
+
+    /// Waits until every replica has applied the last edit.
+    ///
+    /// # Errors
+    ///
+    /// The store is not in a Redis server, or the server can't be asked.
+    pub(crate) fn wait_for_replicas(&self, patience: Duration) -> Result<Waited, EditError> {
+        match &self.store {
+            Store::Redis(store) => Ok(store.wait_for_replicas(patience)?),
+            store => refused(format!(
+                "{} is no store in a Redis server, so that nobody knows who reads it",
+                store.path().display()
+            )),
+        }
     }
 
     /// Returns the path of the store.
@@ -88,7 +124,7 @@ impl Editor {
     /// Returns a key as text that a person can paste into a store of this kind.
     pub(crate) fn pasteable(&self, record: &KeyRecord) -> String {
         match &self.store {
-            Store::JsonLines(_) => entry_text::line(record),
+            Store::JsonLines(_) | Store::Redis(_) => entry_text::line(record),
             Store::Directory(_) => entry_text::fields(record).join("\n"),
             Store::Yaml(_) | Store::Text(_) => entry_text::list_entry(record),
         }
@@ -98,6 +134,7 @@ impl Editor {
     pub(crate) fn records(&self) -> Result<Vec<KeyRecord>, EditError> {
         let path = self.store.path();
         Ok(match &self.store {
+            Store::Redis(store) => store.records()?.unwrap_or_default(),
             Store::Directory(directory) if files(directory).is_ok_and(|files| files.is_empty()) => Vec::new(),
             Store::Yaml(_) if path.exists() => yaml::parse_any(path, &file::read(path)?)?,
             _ if !path.exists() => Vec::new(),
@@ -122,7 +159,8 @@ impl Editor {
                  file of hashes of it, to which keys can be added",
                 path.display()
             )),
-            Store::JsonLines(_) => lines::add(&self.locked, path, records),
+            Store::JsonLines(_) => lines::add(self.locked()?, path, records),
+            Store::Redis(store) => store.add(records, self.may_begin),
             Store::Yaml(_) => {
                 let before = self.records()?;
                 refuse_taken(&before, records)?;
@@ -155,7 +193,8 @@ impl Editor {
                  of it",
                 file.display()
             )),
-            Store::JsonLines(_) => lines::replace(&self.locked, file, before, Some(after)),
+            Store::JsonLines(_) => lines::replace(self.locked()?, file, before, Some(after)),
+            Store::Redis(store) => store.replace(before, Some(after)),
             Store::Yaml(_) | Store::Directory(_) => {
                 let source = file::read(file)?;
                 // A fault in another entry does not prevent a change of this entry.
@@ -179,7 +218,10 @@ impl Editor {
     pub(crate) fn delete(&self, found: &Found) -> Result<(), EditError> {
         let Found { record, file } = found;
         if let Store::JsonLines(_) = &self.store {
-            return lines::replace(&self.locked, file, record, None);
+            return lines::replace(self.locked()?, file, record, None);
+        }
+        if let Store::Redis(store) = &self.store {
+            return store.replace(record, None);
         }
         let is_last = match &self.store {
             // A file at fault is counted like any other file of the directory, because its keys may
@@ -207,7 +249,7 @@ impl Editor {
         let mut expected = yaml::outline(file, &source)?;
         expected.retain(|kept| kept.as_ref().map_or(true, |kept| kept.id != record.id));
         if expected.is_empty() {
-            return self.locked.remove(file);
+            return self.locked()?.remove(file);
         }
         let text = yaml_list::delete(&source, &record.id);
         self.write(file, Some(&source), text, |text| yaml::outline(file, text), &expected)
@@ -234,11 +276,49 @@ impl Editor {
         if !parse(&text).is_ok_and(|records| records == expected) {
             return Err(unproved());
         }
-        self.locked.replace(file, text.as_bytes(), || match source {
+        self.locked()?.replace(file, text.as_bytes(), || match source {
             Some(source) => file::read(file).is_ok_and(|now| now == source),
             None => fs::symlink_metadata(file).is_err(),
         })
     }
+}
+
+/// Puts these keys in the place of all keys of a store, which need not exist. `overwrites`: whether
+/// the store may have keys already.
+///
+/// # Errors
+///
+/// The store has keys and `overwrites` is not set, or it can't be written.
+pub(crate) fn write_all(
+    place: &StorePlace,
+    records: &[KeyRecord],
+    overwrites: bool,
+) -> Result<(), EditError> {
+    // The ids of a plain list are not needed: no keys are written to one.
+    let editor = Editor::open(place, Arc::new(IdSecret::random()))?;
+    let path = editor.store.path();
+    let is_taken = || refused(format!("{} is not empty; --overwrite replaces it", path.display()));
+    let text = match &editor.store {
+        Store::Redis(store) => return store.replace_all(records, overwrites),
+        Store::Directory(directory) => {
+            let files = files(directory).map_err(|error| error::in_words("read", directory, &error))?;
+            return match files.is_empty() {
+                true => editor.add(records),
+                false => refused(format!("{} has files already; name an empty directory", path.display())),
+            };
+        }
+        Store::Text(_) => return editor.add(records),
+        Store::Yaml(_) => {
+            let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
+            yaml_list::add("", &entries).unwrap_or_default()
+        }
+        Store::JsonLines(_) => records.iter().map(|record| entry_text::line(record) + "\n").collect(),
+    };
+    let is_empty = || fs::metadata(path).map_or(true, |file| file.len() == 0);
+    if !overwrites && !is_empty() {
+        return is_taken();
+    }
+    editor.locked()?.replace(path, text.as_bytes(), || overwrites || is_empty())
 }
 
 /// Finds the key with this id or name. The store does not have to be locked.
@@ -249,6 +329,7 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
     let mut found: Vec<Found> = match store {
         Store::Directory(directory) => find_in_files(directory, is_wanted)?,
         Store::JsonLines(_) => lines::find(path, key)?.into_iter().map(found).collect(),
+        Store::Redis(store) => store.find(key)?.into_iter().map(found).collect(),
         Store::Yaml(path) => {
             let (entries, _) = yaml::entries(path, &file::read(path)?)?;
             let records: Vec<KeyRecord> = entries

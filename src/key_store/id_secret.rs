@@ -1,8 +1,8 @@
 //! Finds or makes the secret with which key ids are made (docs/decisions/026).
 //!
 //! The secret is the value of `keys.id_secret`. If this setting is not configured, the secret is in
-//! a file beside the store. If this file can't be written, the secret is random and is lost when
-//! the process ends.
+//! a file beside the store, or in the Redis server of the store. If it can't be kept, the secret is
+//! random and is lost when the process ends.
 //! Invariant: the secret appears in no message, no log and no `Debug` output.
 
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +15,8 @@ use rustix::fs::{Gid, OFlags, Uid};
 use zeroize::Zeroizing;
 
 use crate::config::fault::Fault;
-use crate::config::{ID_SECRET_LENGTH, Keys};
+use crate::config::{ID_SECRET_LENGTH, KeyServer, Keys, StorePlace};
+use crate::key_store::redis::RedisStore;
 use crate::keys::id_secret::IdSecret;
 
 /// The name of the secret's file. A directory store ignores the file, because its name begins with
@@ -37,7 +38,7 @@ pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
     let secret = for_command(Some(keys), &keys.path)?;
     if !secret.is_kept() {
         tracing::warn!(
-            store = %keys.path.display(),
+            store = %keys.path.path().display(),
             "no secret for key ids can be kept beside the key store: ids of unknown credentials, and of keys in a .txt \
              file, change at each restart; `keys.id_secret` keeps them"
         );
@@ -50,10 +51,17 @@ pub(crate) fn for_service(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
 /// # Errors
 ///
 /// Fails with the same errors as [`for_service`].
-pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecret>, Fault> {
-    match found(keys, path)? {
-        Some(secret) => Ok(secret),
-        None => made(&file_beside(path)),
+pub(crate) fn for_command(keys: Option<&Keys>, place: &StorePlace) -> Result<Arc<IdSecret>, Fault> {
+    match (configured(keys), place) {
+        (Some(secret), _) => Ok(secret),
+        (None, StorePlace::Path(path)) => match read(&file_beside(path))? {
+            Some(secret) => Ok(secret),
+            None => made(&file_beside(path)),
+        },
+        (None, StorePlace::Redis(server)) => {
+            let new = hex().unwrap_or_default();
+            Ok(kept_in(server, &new).unwrap_or_else(|| Arc::new(IdSecret::random())))
+        }
     }
 }
 
@@ -64,7 +72,12 @@ pub(crate) fn for_command(keys: Option<&Keys>, path: &Path) -> Result<Arc<IdSecr
 ///
 /// Fails with the same errors as [`for_service`].
 pub(crate) fn for_check(keys: &Keys) -> Result<Arc<IdSecret>, Fault> {
-    Ok(found(Some(keys), &keys.path)?.unwrap_or_else(|| Arc::new(IdSecret::random())))
+    let found = match (configured(Some(keys)), &keys.path) {
+        (Some(secret), _) => Some(secret),
+        (None, StorePlace::Path(path)) => read(&file_beside(path))?,
+        (None, StorePlace::Redis(server)) => kept_in(server, ""),
+    };
+    Ok(found.unwrap_or_else(|| Arc::new(IdSecret::random())))
 }
 
 /// Returns the secret for a new configuration. The secret stays the same if `keys.id_secret` has
@@ -82,11 +95,16 @@ pub(crate) fn renewed(secret: &Arc<IdSecret>, now: &Keys, before: &Keys) -> Resu
     }
 }
 
-fn found(keys: Option<&Keys>, path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
-    if let Some(configured) = keys.and_then(|keys| keys.id_secret.as_ref()) {
-        return Ok(Some(Arc::new(IdSecret::kept(configured.value()))));
-    }
-    read(&file_beside(path))
+fn configured(keys: Option<&Keys>) -> Option<Arc<IdSecret>> {
+    let configured = keys.and_then(|keys| keys.id_secret.as_ref())?;
+    Some(Arc::new(IdSecret::kept(configured.value())))
+}
+
+/// Returns the secret that a Redis server keeps, or keeps from now on. Returns `None` if the server
+/// can't be reached: key ids are only labels.
+fn kept_in(server: &KeyServer, new: &str) -> Option<Arc<IdSecret>> {
+    let secret = RedisStore::new(server.clone()).id_secret(new).ok()??;
+    (secret.len() >= ID_SECRET_LENGTH).then(|| Arc::new(IdSecret::kept(&secret)))
 }
 
 /// Creates the file, and makes it durable before it is visible. If another process has created the
@@ -172,12 +190,17 @@ fn is_out_of_reach(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
 }
 
+/// Makes a new secret.
+fn hex() -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new([0u8; 32]);
+    getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
+    Ok(Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
 /// Writes a new secret to a temporary file, and renames it to `path` if no file exists there.
 fn create(path: &Path) -> io::Result<()> {
     let directory = directory_of(path);
-    let mut bytes = Zeroizing::new([0u8; 32]);
-    getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
-    let hex: Zeroizing<String> = Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+    let hex = hex()?;
     // The name has the pattern of bearward's other temporary files, so that the next command
     // removes the file if it is left over. The mode is 0600.
     let mut temporary =
@@ -205,8 +228,12 @@ mod tests {
     use super::*;
     use crate::keys::Credential;
 
+    fn at(store: &Path) -> Result<Arc<IdSecret>, Fault> {
+        for_command(None, &StorePlace::Path(store.to_owned()))
+    }
+
     fn id_at(store: &Path) -> String {
-        for_command(None, store).unwrap().key_id(&Credential::new(b"sk-weak"))
+        at(store).unwrap().key_id(&Credential::new(b"sk-weak"))
     }
 
     #[test]
@@ -242,21 +269,21 @@ mod tests {
         let elsewhere = directory.path().join("elsewhere");
         fs::write(&elsewhere, "0123456789abcdef0123456789abcdef").unwrap();
         symlink(&elsewhere, &file).unwrap();
-        let message = for_command(None, &store).unwrap_err().to_string();
+        let message = at(&store).unwrap_err().to_string();
         assert!(message.contains("symbolic link"), "{message}");
         fs::remove_file(&file).unwrap();
         symlink(directory.path().join("nowhere"), &file).unwrap();
-        assert!(for_command(None, &store).is_err(), "a link to nothing is not written through");
+        assert!(at(&store).is_err(), "a link to nothing is not written through");
         assert!(!directory.path().join("nowhere").exists());
         fs::remove_file(&file).unwrap();
         for bad in ["", "\n", "short", "                                        \n"] {
             fs::write(&file, bad).unwrap();
-            let message = for_command(None, &store).unwrap_err().to_string();
+            let message = at(&store).unwrap_err().to_string();
             assert!(message.contains("not the one"), "{bad:?}: {message}");
         }
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
-        assert!(for_command(None, &store).is_err());
+        assert!(at(&store).is_err());
     }
 
     #[test]
@@ -269,16 +296,16 @@ mod tests {
         let (store, file) = (directory.path().join("keys.yaml"), directory.path().join(FILE_NAME));
         fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
         std::os::unix::fs::chown(&file, Some(12_345), None).unwrap();
-        assert!(for_command(None, &store).is_ok(), "in a directory of one user");
+        assert!(at(&store).is_ok(), "in a directory of one user");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(for_command(None, &store).unwrap_err().to_string().contains("another user's"));
+        assert!(at(&store).unwrap_err().to_string().contains("another user's"));
     }
 
     #[test]
     fn where_nothing_can_be_written_the_secret_is_random() {
         // No user can write to `/proc/self`, not even root.
         let store = Path::new("/proc/self/keys.yaml");
-        let first = for_command(None, store).unwrap();
+        let first = at(store).unwrap();
         assert!(!first.is_kept() && !format!("{first:?}").contains("key: ["));
         assert_ne!(id_at(store), id_at(store));
     }

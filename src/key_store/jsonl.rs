@@ -23,10 +23,12 @@ use crate::key_store::reading::{AtFault, Pace, Reading};
 use crate::key_store::settle::{self, Excluded, Twin, settled};
 use crate::keys::record::KeyRecord;
 use blocks::{BLOCK, Blocks};
-pub(crate) use blocks::{each_line, each_raw_line};
-use exact::{decode, decode_alone};
+pub(crate) use blocks::{MAX_LINE, each_line, each_raw_line};
+use exact::decode;
+pub(super) use exact::decode_alone;
 pub(crate) use fast_path::is_of;
-use loading::{Loading, MAX_FAULTS, Read};
+use loading::Read;
+pub(super) use loading::{Loading, MAX_FAULTS};
 
 /// How many bytes are read at a time while the server handles requests.
 const SHORT_BLOCK: usize = 64 * 1024;
@@ -192,7 +194,6 @@ fn has_any(hashing: &Hashing, record: &KeyRecord, labels: &HashSet<u64>) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::blocks::MAX_LINE;
     use super::*;
     use crate::key_cache::{KeyCache, KeySet};
     use crate::key_store::reading::LastGood;

@@ -1,17 +1,20 @@
 //! The kinds of store, and how the path of a store decides its kind.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::fault::{Fault, Faults};
+use crate::config::{KeyServer, StorePlace};
 use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService, SetOf};
 use crate::key_store::file::read;
 use crate::key_store::reading::{AtFault, Reading};
+use crate::key_store::redis::RedisStore;
 use crate::key_store::{directory, jsonl, settle, text, yaml};
 use crate::keys::KeyRecord;
 use crate::keys::id_secret::IdSecret;
 
 /// The path of a store of keys, by the kind of the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Store {
     /// A YAML key file, which people edit.
     Yaml(PathBuf),
@@ -21,11 +24,23 @@ pub(crate) enum Store {
     Text(PathBuf),
     /// A directory of key files, such as a mounted Secret or ConfigMap.
     Directory(PathBuf),
+    /// A Redis or Valkey server, for many replicas.
+    Redis(Arc<RedisStore>),
 }
 
 impl Store {
+    /// Returns the store at a place.
+    pub(crate) fn at(place: &StorePlace) -> Result<Self, Fault> {
+        match place {
+            StorePlace::Path(path) => Store::at_path(path),
+            StorePlace::Redis(server) => {
+                Ok(Store::Redis(Arc::new(RedisStore::new(KeyServer::clone(server)))))
+            }
+        }
+    }
+
     /// Returns the store at `path`: a directory, or a file whose extension names its kind.
-    pub(crate) fn at(path: &Path) -> Result<Self, Fault> {
+    pub(crate) fn at_path(path: &Path) -> Result<Self, Fault> {
         if path.is_dir() {
             return Ok(Store::Directory(path.to_owned()));
         }
@@ -39,10 +54,10 @@ impl Store {
         }
     }
 
-    /// Returns the store at `path` if the configuration allows its kind. A plain list of tokens
+    /// Returns the store at a place if the configuration allows its kind. A plain list of tokens
     /// needs `allow_plaintext`.
-    pub(crate) fn allowed_at(path: &Path, allow_plaintext: bool) -> Result<Self, Fault> {
-        let store = Store::at(path)?;
+    pub(crate) fn allowed_at(place: &StorePlace, allow_plaintext: bool) -> Result<Self, Fault> {
+        let store = Store::at(place)?;
         match store {
             Store::Text(path) if !allow_plaintext => {
                 let hint = format!(
@@ -61,13 +76,19 @@ impl Store {
     }
 
     /// Reads the store for a server that starts and has no keys yet. A store without keys is a
-    /// fault, because most likely something is missing.
+    /// fault, because most likely something is missing; but not a store in a Redis server, which
+    /// somebody has begun.
     pub(crate) fn load_first<'k, K: KeysInService>(
         &self,
         reading: Reading<'k, K>,
     ) -> Result<SetOf<'k, K>, Faults> {
         let built = self.build(reading)?;
-        if built.builder.keys() == 0 { Err(self.without_keys().into()) } else { Ok(built.finish()) }
+        let may_be_empty = matches!(self, Store::Redis(_));
+        if built.builder.keys() == 0 && !may_be_empty {
+            Err(self.without_keys().into())
+        } else {
+            Ok(built.finish())
+        }
     }
 
     fn without_keys(&self) -> Fault {
@@ -76,6 +97,7 @@ impl Store {
             Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) => {
                 (path, "the key file has no keys")
             }
+            Store::Redis(store) => (&store.server().url, "the key store has no keys"),
         };
         let position = match self {
             Store::Yaml(path) => read(path).ok().and_then(|source| yaml::position_of_list(path, &source)),
@@ -96,6 +118,7 @@ impl Store {
     fn build<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
         match self {
             Store::JsonLines(path) => jsonl::load(path, reading),
+            Store::Redis(store) => store.load(reading),
             Store::Directory(path) => directory::load(path, reading),
             Store::Yaml(path) if reading.at_fault == AtFault::Held => {
                 let (entries, beside) = yaml::entries(path, &read(path)?)?;
@@ -129,12 +152,14 @@ impl Store {
             Store::JsonLines(path) => jsonl::records(path),
             Store::Text(path) => text::parse(path, &read(path)?, ids),
             Store::Directory(path) => directory::records(path, ids),
+            Store::Redis(store) => store.records()?.ok_or_else(|| store.no_store()),
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
         match self {
             Store::Yaml(path) | Store::JsonLines(path) | Store::Text(path) | Store::Directory(path) => path,
+            Store::Redis(store) => &store.server().url,
         }
     }
 }

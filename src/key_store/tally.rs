@@ -69,6 +69,8 @@ impl BuildSet for Counter<'_> {
         false
     }
 
+    fn keep_all_but(&mut self, _ids: &HashSet<&str>) {}
+
     fn add(&mut self, hash: KeyHash, draft: Draft<'_>, _fingerprint: u64) {
         self.labels.add(self.hashing, &hash, &draft);
         self.keys += 1;

@@ -23,7 +23,7 @@ const WAYS: usize = 8;
 
 /// The failed attempts of each address.
 #[derive(Debug)]
-pub(super) struct FailedAttempts {
+pub(crate) struct FailedAttempts {
     shelves: Box<[OnceLock<Shelf>]>,
     /// Hasher with a random key, so that nobody can fill another address's set on purpose.
     hasher: RandomState,
@@ -80,7 +80,7 @@ impl FailedAttempts {
         let address = bits(address);
         let (shelf, set) = self.index_of(address);
         let Some(shelf) = self.shelves.get(shelf) else { return Ok(()) };
-        let sets = shelf.get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
+        let sets = shelf.get_or_init(new_shelf);
         let Some(set) = sets.get(set) else { return Ok(()) };
         let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
         let per = nanos(quota.per);
@@ -96,6 +96,41 @@ impl FailedAttempts {
         record.failures += 1;
         Ok(())
     }
+
+    /// Records that an address has used up its failed attempts, in all replicas together, and has to
+    /// wait so long.
+    pub(crate) fn exhaust(&self, address: IpAddr, per: Duration, wait: Duration, now: u64) {
+        let address = bits(address);
+        let (shelf, set) = self.index_of(address);
+        let Some(set) = self.shelves.get(shelf).and_then(|shelf| shelf.get_or_init(new_shelf).get(set))
+        else {
+            return;
+        };
+        let mut set = set.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |record: &Record| now.saturating_sub(record.since) >= nanos(per);
+        if let Some(record) = find(&mut set, address, is_over) {
+            let since = now.saturating_add(nanos(wait)).saturating_sub(nanos(per));
+            *record = Record { address, since, failures: u32::MAX };
+        }
+    }
+
+    /// Returns the number of failures of an address in its window, and how long the window lasts.
+    pub(super) fn failures(&self, address: IpAddr, quota: AttemptQuota, now: u64) -> (u32, Duration) {
+        let address = bits(address);
+        let (shelf, set) = self.index_of(address);
+        let set = self.shelves.get(shelf).and_then(|shelf| shelf.get()?.get(set));
+        let record = set.and_then(|set| {
+            let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+            set.iter().find(|record| record.failures > 0 && record.address == address).copied()
+        });
+        let end = record.map_or(0, |record| record.since.saturating_add(nanos(quota.per)));
+        let left = Duration::from_nanos(end.saturating_sub(now));
+        (record.filter(|_| now < end).map_or(0, |record| record.failures), left)
+    }
+}
+
+fn new_shelf() -> Shelf {
+    (0..SETS).map(|_| Mutex::default()).collect()
 }
 
 /// Finds the record of an address. If there is none, returns a free record, or else the record with

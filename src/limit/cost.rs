@@ -7,12 +7,16 @@ use crate::config::Unit;
 pub(crate) struct Cost {
     pub(crate) requests: u32,
     pub(crate) input_tokens: u32,
+    /// Tokens of the input that the request needs in any case. The number decides whether a wait
+    /// could help, since an estimate that follows earlier answers may be too high.
+    pub(crate) least_input_tokens: u32,
     pub(crate) output_tokens: u32,
 }
 
 impl Cost {
     /// The cost of one request whose tokens are not counted.
-    pub(crate) const REQUEST: Cost = Cost { requests: 1, input_tokens: 0, output_tokens: 0 };
+    pub(crate) const REQUEST: Cost =
+        Cost { requests: 1, input_tokens: 0, least_input_tokens: 0, output_tokens: 0 };
 
     /// Returns the cost of the request in one unit.
     pub(crate) fn of(self, unit: Unit) -> u32 {

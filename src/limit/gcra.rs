@@ -74,6 +74,8 @@ impl StateStore for Stages {
 /// A window: a quota, shared by all keys that have the quota.
 #[derive(Debug)]
 pub(crate) struct Window {
+    /// The route that has the quota; `None` for a quota of keys.
+    route: Option<Box<str>>,
     name: String,
     quota: Quota,
     /// Constant text of the headers: the whole policy, the beginning of the window's state, and the
@@ -116,7 +118,8 @@ impl Window {
         };
         let policy = format!("\"{name}\";q={};w={}{unit}", quota.amount, quota.per.as_secs());
         let (state, limit) = (format!("\"{name}\";r="), HeaderValue::from(quota.amount));
-        Window { name, quota, policy, state, limit, period, limiter }
+        let route = route.map(Into::into);
+        Window { route, name, quota, policy, state, limit, period, limiter }
     }
 
     /// Returns the name of the policy in headers and answers: `requests-1m`, or
@@ -136,7 +139,7 @@ impl Window {
     /// Returns the number of units that the window counts for a cost of `units`. A cost that takes
     /// centuries to be regained counts as one century, so that settling the charge gives back
     /// exactly what was charged, without an overflow.
-    fn counted(&self, units: u32) -> u32 {
+    pub(super) fn counted(&self, units: u32) -> u32 {
         const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000_000;
         units.min(u32::try_from(CENTURY / self.period).unwrap_or(u32::MAX).max(1))
     }
@@ -144,11 +147,39 @@ impl Window {
     /// Returns the arrival time after a request of this cost, or else what the request has to wait
     /// for.
     pub(super) fn charge_for(&self, arrival: Option<u64>, now: u64, cost: Cost) -> Result<u64, Wait> {
-        let Quota { unit, amount, burst, .. } = self.quota;
-        if matches!(unit, Unit::Tokens | Unit::InputTokens) && cost.input_tokens > amount.max(burst) {
-            return Err(Wait::Forever(cost.input_tokens));
+        match self.never_grants(cost) {
+            Some(wait) => Err(wait),
+            None => self.charge(arrival, now, cost.of(self.quota.unit)).map_err(Wait::For),
         }
-        self.charge(arrival, now, cost.of(unit)).map_err(Wait::For)
+    }
+
+    /// Returns the refusal of a request that no wait would let in.
+    pub(super) fn never_grants(&self, cost: Cost) -> Option<Wait> {
+        let Quota { unit, amount, burst, .. } = self.quota;
+        let counts_input = matches!(unit, Unit::Tokens | Unit::InputTokens);
+        let exceeds = counts_input && cost.least_input_tokens > amount.max(burst);
+        exceeds.then_some(Wait::Forever(cost.least_input_tokens))
+    }
+
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.quota.unit != Unit::Requests
+    }
+
+    /// Returns the name of the window among all windows of a key, in the server that has shared limits.
+    pub(crate) fn field(&self) -> String {
+        let Quota { unit, per, .. } = self.quota;
+        let route = self.route.as_deref().unwrap_or_default();
+        format!("{route}/{}/{}", unit.field(), per.as_secs())
+    }
+
+    /// Returns the time in which the window regains a unit, in microseconds.
+    pub(crate) fn period_in_micros(&self) -> f64 {
+        self.period as f64 / 1000.0
+    }
+
+    /// Returns the time in which the window regains a unit, in nanoseconds.
+    pub(super) fn period(&self) -> u64 {
+        self.period
     }
 
     /// Returns the arrival time after a request that costs `units`, or else the time until such a
@@ -175,15 +206,16 @@ impl Window {
         }
     }
 
-    /// Returns the arrival time after a charge of `charged` units is corrected to `used` units.
-    pub(super) fn settled(&self, arrival: Option<u64>, now: u64, charged: u32, used: u32) -> u64 {
-        let (charged, used) = (self.counted(charged), self.counted(used));
-        let arrival = arrival.unwrap_or(now).max(now);
-        match used.checked_sub(charged) {
-            Some(more) => self.later(arrival, more),
-            // The result is at least `now`, because a window can't be more than full.
-            None => arrival.saturating_sub(self.period.saturating_mul(u64::from(charged - used))).max(now),
-        }
+    /// Returns the time in which the window regains a number of units, in nanoseconds.
+    pub(super) fn time_of(&self, units: u32) -> u64 {
+        self.period.saturating_mul(u64::from(self.counted(units)))
+    }
+
+    /// Whether the window takes the place of another one at a reload: both count the same unit in
+    /// the same time, on the same route.
+    pub(super) fn replaces(&self, other: &Window) -> bool {
+        let policy = |window: &Window| (window.quota.unit, window.quota.per);
+        policy(self) == policy(other) && self.route == other.route
     }
 
     /// Returns the arrival time in this window of a key that has `arrival` in the window `other`: as

@@ -1,92 +1,90 @@
 //! The limit state of one key: its use of each window, and its requests in flight.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use smallvec::SmallVec;
-
-use super::gcra::Window;
+use super::ask::{Answer, Ask};
+use super::leased_slots::LeasedSlots;
+use super::leases::Leases;
+use super::window_uses::WindowUses;
 
 /// The limit state of one key.
 #[derive(Debug, Default)]
 pub(crate) struct KeyState {
-    in_flight: AtomicU32,
-    pub(super) slots: Mutex<SmallVec<[Slot; 2]>>,
+    pub(super) in_flight: AtomicU32,
+    pub(super) uses: Mutex<WindowUses>,
+    /// The leases of the key; `None` if its limits are this process's own.
+    shared: Option<Box<SharedKey>>,
 }
 
-/// The use of one window by one key: its theoretical arrival time, in nanoseconds of the clock.
+/// The part of a key's state that concerns limits of all replicas together.
 #[derive(Debug)]
-pub(super) struct Slot {
-    pub(super) window: Arc<Window>,
-    pub(super) arrival: u64,
-}
-
-/// A permit for one request in flight of one key. Dropping the permit gives it back.
-#[derive(Debug)]
-pub(crate) struct ConcurrencyPermit(Arc<KeyState>);
-
-impl Drop for ConcurrencyPermit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
-    }
+struct SharedKey {
+    id: Box<str>,
+    leases: Mutex<Leases>,
+    slots: Mutex<LeasedSlots>,
 }
 
 impl KeyState {
+    /// Makes the state of a key whose limits hold for all replicas together.
+    pub(super) fn shared(id: &str) -> Self {
+        let shared = SharedKey { id: id.into(), leases: Mutex::default(), slots: Mutex::default() };
+        KeyState { shared: Some(Box::new(shared)), ..KeyState::default() }
+    }
+
+    /// Returns the id of the key, if its limits hold for all replicas together.
+    pub(crate) fn id(&self) -> &str {
+        self.shared.as_ref().map(|shared| &*shared.id).unwrap_or_default()
+    }
+
+    /// Calls `work` with the leases of the key, if its limits hold for all replicas together.
+    pub(super) fn with_leases<T>(&self, work: impl FnOnce(&mut Leases) -> T) -> Option<T> {
+        let shared = self.shared.as_ref()?;
+        Some(work(&mut shared.leases.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Calls `work` with the slots of the key, if its limits hold for all replicas together.
+    pub(crate) fn with_slots<T>(&self, work: impl FnOnce(&mut LeasedSlots) -> T) -> Option<T> {
+        let shared = self.shared.as_ref()?;
+        Some(work(&mut shared.slots.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Begins an ask. Returns `None` if nothing is to be asked or reported.
+    pub(crate) fn begin_ask(&self, now: u64) -> Option<Ask> {
+        self.with_leases(|leases| leases.begin_ask(now)).flatten()
+    }
+
+    /// Ends an ask with the server's answer; `None` if there was none in time.
+    pub(crate) fn end_ask(&self, ask: Ask, answer: Option<&Answer>, now: u64) {
+        self.with_leases(|leases| leases.end_ask(ask, answer, now));
+    }
+
+    /// Replies to the requests that wait for an ask that the server can't be asked.
+    pub(crate) fn fail_ask(&self, now: u64) {
+        self.with_leases(|leases| leases.fail_waiting(now));
+    }
+
+    /// Prepares the report of what leases have left. Returns whether the caller must ask.
+    pub(crate) fn give_back(&self) -> bool {
+        self.with_leases(Leases::give_back).unwrap_or(false)
+    }
+
+    /// Begins the report of what has changed. Returns whether the caller must ask.
+    pub(crate) fn begin_report(&self) -> bool {
+        self.with_leases(Leases::begin_report).unwrap_or(false)
+    }
+
     /// Returns the key's number of requests in flight. Requests are counted only if the number of
     /// requests in flight is limited for the key.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.with_slots(|slots| slots.in_use()).unwrap_or_else(|| self.in_flight.load(Ordering::Relaxed))
     }
 
     /// Whether all windows of the key are full.
     pub(super) fn is_unused(&self, now: u64) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().all(|slot| slot.arrival <= now)
-    }
-
-    /// Acquires one of `limit` permits; `None` if all of them are in use.
-    pub(crate) fn enter(self: &Arc<Self>, limit: u32) -> Option<ConcurrencyPermit> {
-        let below = |in_flight: u32| (in_flight < limit).then_some(in_flight + 1);
-        self.in_flight.fetch_update(Ordering::Acquire, Ordering::Relaxed, below).ok()?;
-        Some(ConcurrencyPermit(self.clone()))
-    }
-}
-
-/// Returns a key's arrival time in a window; `None` if the key has not used the window.
-///
-/// If a reload has replaced the window by one with another number or burst, the key has used as
-/// much of the new window as of the old one.
-pub(super) fn arrival(slots: &[Slot], window: &Arc<Window>, now: u64) -> Option<u64> {
-    if let Some(slot) = slots.iter().find(|slot| Arc::ptr_eq(&slot.window, window)) {
-        return Some(slot.arrival);
-    }
-    let before = slots.iter().find(|slot| slot.window.name() == window.name())?;
-    Some(window.taken_over(&before.window, before.arrival, now))
-}
-
-pub(super) fn store(slots: &mut SmallVec<[Slot; 2]>, window: &Arc<Window>, arrival: u64, now: u64) {
-    if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.window, window)) {
-        slot.arrival = arrival;
-        return;
-    }
-    // A window whose arrival time has passed is full, like an unused window, so its slot is
-    // removed. In this way, the slots of quotas that a reload has removed disappear, too. A slot
-    // with the same name is of a window that this one replaces.
-    slots.retain(|slot| slot.arrival > now && slot.window.name() != window.name());
-    slots.push(Slot { window: window.clone(), arrival });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permits_come_back_when_they_are_dropped() {
-        let state = Arc::new(KeyState::default());
-        let first = state.enter(2).unwrap();
-        let _second = state.enter(2).unwrap();
-        assert!(state.enter(2).is_none());
-        drop(first);
-        assert!(state.enter(2).is_some());
+        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.is_unused(now)
+            && self.with_leases(|leases| leases.is_unused(now)).unwrap_or(true)
+            && self.with_slots(|slots| slots.is_unused(now)).unwrap_or(true)
     }
 }

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::gcra::Window;
-use super::key_state::{Slot, arrival};
 use super::policy_header;
+use super::window_uses::WindowUses;
 use crate::config::{Quota, Unit};
 
 /// The state of a request's windows, for the `RateLimit` headers.
@@ -18,7 +18,7 @@ pub(crate) struct LimitStatus(pub(super) SmallVec<[WindowStatus; 2]>);
 
 #[derive(Debug)]
 pub(super) struct WindowStatus {
-    window: Arc<Window>,
+    pub(super) window: Arc<Window>,
     /// Number of units that would be granted at once now.
     pub(super) remaining: u32,
     /// Time until `remaining` equals the burst again.
@@ -26,9 +26,13 @@ pub(super) struct WindowStatus {
 }
 
 impl LimitStatus {
-    pub(super) fn of<'w>(slots: &[Slot], windows: impl Iterator<Item = &'w Arc<Window>>, now: u64) -> Self {
+    pub(super) fn of<'w>(
+        uses: &WindowUses,
+        windows: impl Iterator<Item = &'w Arc<Window>>,
+        now: u64,
+    ) -> Self {
         let status = |window: &'w Arc<Window>| {
-            let (remaining, reset) = window.status(arrival(slots, window, now), now);
+            let (remaining, reset) = window.status(uses.arrival(window, now), now);
             WindowStatus { window: window.clone(), remaining, reset }
         };
         LimitStatus(windows.map(status).collect())
@@ -84,6 +88,12 @@ impl LimitStatus {
 }
 
 impl WindowStatus {
+    /// Returns the status of a window that is not used.
+    pub(super) fn full(window: Arc<Window>) -> Self {
+        let remaining = window.quota().burst;
+        WindowStatus { window, remaining, reset: Duration::ZERO }
+    }
+
     fn counts_requests(&self) -> bool {
         self.window.unit() == Unit::Requests
     }

@@ -6,6 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use super::declared::Declared;
 use super::multipart::Multipart;
 use super::named::Named;
+use super::query_search::QuerySearch;
 use crate::json::Scanner;
 
 /// Form of the body that a route expects.
@@ -21,13 +22,16 @@ pub(crate) enum BodyKind {
 pub(crate) struct BodyScan {
     parser: Parser,
     declared: Declared,
+    /// The search for `model` in the body as a query, which some servers take the body for if its
+    /// type is that of a form.
+    as_query: Option<QuerySearch>,
     /// Number of bytes that were scanned.
     bytes: u64,
 }
 
 #[derive(Debug)]
 enum Parser {
-    Json(Scanner),
+    Json(Box<Scanner>),
     Form(Multipart),
     /// Servers might disagree on the body. The rest of the body is not scanned.
     Faulty,
@@ -38,12 +42,15 @@ impl BodyScan {
     pub(crate) fn new(kind: BodyKind, headers: &HeaderMap) -> Self {
         let parser = match (is_plain(headers), kind) {
             (false, _) => Parser::Faulty,
-            (true, BodyKind::Json) => Parser::Json(Scanner::default()),
+            (true, BodyKind::Json) => Parser::Json(Box::default()),
             (true, BodyKind::Form) => {
                 only(headers, CONTENT_TYPE).and_then(Multipart::new).map_or(Parser::Faulty, Parser::Form)
             }
         };
-        BodyScan { parser, declared: Declared::default(), bytes: 0 }
+        let content_type = only(headers, CONTENT_TYPE).unwrap_or_default();
+        let is_form = kind == BodyKind::Json && content_type.to_ascii_lowercase().contains("form");
+        let as_query = is_form.then(QuerySearch::default);
+        BodyScan { parser, declared: Declared::default(), as_query, bytes: 0 }
     }
 
     /// Scans the next piece of the body.
@@ -54,7 +61,8 @@ impl BodyScan {
             Parser::Form(form) => form.push(data, &mut self.declared).is_ok(),
             Parser::Faulty => return,
         };
-        if !is_good {
+        let names_model = self.as_query.as_mut().is_some_and(|query| query.names_model(data));
+        if !is_good || names_model {
             self.parser = Parser::Faulty;
         }
     }

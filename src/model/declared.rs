@@ -5,70 +5,9 @@ use smallvec::SmallVec;
 
 use super::member::{Member, member_of};
 use super::named::{Named, is_plain};
+use super::spellings::Spellings;
+use super::values::{DeclaredOutput, Given, StreamOptions, number};
 use crate::json::{Kind, Literal, Text, Visitor};
-
-/// A number of output tokens, as a member of the body declares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeclaredOutput {
-    /// The member's name, as it is known.
-    pub(crate) field: &'static str,
-    /// Number of tokens; `None` for a value that is no limit (null, 0, −1) or no number.
-    pub(crate) tokens: Option<u64>,
-    /// Whether the value is null, which is as good as no member.
-    pub(crate) is_null: bool,
-    /// Whether the member is in an object with options, such as `options` or `sampling_params`.
-    pub(crate) is_nested: bool,
-    /// Position of the value in the body, from its first byte to behind its last one.
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-}
-
-impl DeclaredOutput {
-    /// Whether servers read this spelling at this path.
-    pub(crate) fn is_read_at(&self, path: &str) -> bool {
-        let ends = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
-        let (fields, is_nested): (&[&str], bool) = match () {
-            () if ends(&["/chat/completions", "/chat/completions/batch", "/chat"])
-                && !ends(&["/api/chat"]) =>
-            {
-                (&["max_tokens", "max_completion_tokens"], false)
-            }
-            () if ends(&["/api/chat", "/api/generate"]) => (&["num_predict"], true),
-            () if ends(&["/v1/generate"]) => (&["max_tokens", "max_new_tokens"], true),
-            () if ends(&["/generate", "/generate_stream", "/vertex_generate"]) || path == "/" => {
-                (&["max_new_tokens"], true)
-            }
-            () if ends(&["/responses", "/responses/compact"]) => (&["max_output_tokens"], false),
-            () if ends(&["/completion", "/infill"]) => {
-                (&["n_predict", "max_tokens", "max_completion_tokens"], false)
-            }
-            () if ends(&["/complete"]) => (&["max_tokens_to_sample"], false),
-            () if ends(&["completions", "/messages"]) => (&["max_tokens"], false),
-            // Other paths: any spelling of a member of the body's object itself.
-            () => return !self.is_nested,
-        };
-        fields.contains(&self.field) && self.is_nested == is_nested
-    }
-}
-
-/// A value that may be left out, or be given more than once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Given<T> {
-    #[default]
-    Never,
-    Once(T),
-    /// More than once, or in a form that is not known.
-    Unclear,
-}
-
-impl<T> Given<T> {
-    fn give(&mut self, value: Option<T>) {
-        *self = match (&self, value) {
-            (Given::Never, Some(value)) => Given::Once(value),
-            _ => Given::Unclear,
-        };
-    }
-}
 
 /// The declarations of a body, as far as it was read.
 #[derive(Debug, Default)]
@@ -84,10 +23,17 @@ pub(crate) struct Declared {
     prompts: u64,
     /// Whether a member picks another model, or an adapter, than `model` does.
     pub(crate) has_other_model: bool,
-    /// Whether the body has an object with options of the generation, such as `options`.
-    pub(crate) has_options: bool,
+    /// The objects with options of the generation that the body's object has, such as `options`.
+    options: SmallVec<[&'static str; 2]>,
+    /// Whether such an object is given twice, as a list or text, or under a name that only some servers
+    /// read. Servers disagree on which one counts.
+    has_unclear_options: bool,
     pub(crate) stream: Given<bool>,
-    pub(crate) stream_options: Given<()>,
+    pub(crate) stream_options: Given<StreamOptions>,
+    /// Whether the answer is made in the background, and fetched later.
+    pub(crate) is_in_background: bool,
+    /// Whether the input has more than the body, such as an earlier conversation.
+    pub(crate) has_more_input: bool,
     /// Bytes of the input's text, decoded.
     text_bytes: u64,
     /// Number of tokens that the input has as numbers.
@@ -140,11 +86,14 @@ impl Declared {
         self.repeats.max(1).saturating_mul(self.prompts.max(1))
     }
 
-    /// Whether a number of output tokens is given twice in the same spelling. Servers disagree on
-    /// which one counts.
+    /// Whether a number of output tokens is given twice in the same spelling, or may be, or is given
+    /// under a name that only some servers read. Servers disagree on which one counts.
     pub(crate) fn has_repeated_output(&self) -> bool {
+        if self.has_unclear_options || self.outputs.iter().any(|output| !output.is_exact) {
+            return true;
+        }
         let same = |one: &DeclaredOutput, other: &DeclaredOutput| {
-            (one.field, one.is_nested) == (other.field, other.is_nested)
+            (one.field, one.wrapper) == (other.field, other.wrapper)
         };
         let is_repeated = |(index, output): (usize, &DeclaredOutput)| {
             self.outputs.iter().take(index).any(|earlier| same(earlier, output))
@@ -161,10 +110,15 @@ impl Declared {
         }
     }
 
-    /// Whether the body declares a number of output tokens in a spelling that servers read at this
-    /// path. Servers ignore the spellings of other APIs.
-    pub(crate) fn declares_output(&self, path: &str) -> bool {
-        self.outputs.iter().any(|output| output.tokens.is_some() && output.is_read_at(path))
+    /// Whether the body declares a number of output tokens in a spelling that the server reads.
+    /// Servers ignore the spellings of other APIs.
+    pub(crate) fn declares_output(&self, spellings: Spellings) -> bool {
+        self.outputs.iter().any(|output| output.tokens.is_some() && output.is_read_by(spellings))
+    }
+
+    /// Whether the body has an object with options of the generation.
+    pub(crate) fn has_options(&self) -> bool {
+        !self.options.is_empty()
     }
 
     /// Returns the number of bytes of the input's text.
@@ -205,7 +159,10 @@ impl Declared {
     fn is_option(&self) -> bool {
         match self.open.as_slice() {
             [outer] => outer.kind == Kind::Object,
-            [_, inner] => inner.kind == Kind::Object && inner.member == Member::Options,
+            [_, inner] => {
+                inner.kind == Kind::Object
+                    && matches!(inner.member, Member::Options(_) | Member::LikeOptions(_))
+            }
             _ => false,
         }
     }
@@ -213,21 +170,36 @@ impl Declared {
     /// Whether the member that is being read is one of an object that is a request of its own, such
     /// as a tool with a model.
     fn is_in_sub_request(&self) -> bool {
+        let has_requests = |frame: &Frame| matches!(frame.member, Member::SubRequests | Member::Instances);
         match self.open.as_slice() {
-            [_, inner] => inner.kind == Kind::Object && inner.member == Member::SubRequests,
-            [_, list, item] => list.member == Member::SubRequests && item.kind == Kind::Object,
+            [_, inner] => inner.kind == Kind::Object && has_requests(inner),
+            [_, list, item] => item.kind == Kind::Object && has_requests(list),
             _ => false,
         }
     }
 
+    /// Returns the object with options that has the member that is being read.
+    fn wrapper(&self) -> Option<&'static str> {
+        match self.open.as_slice() {
+            [_, Frame { member: Member::Options(name) | Member::LikeOptions(name), .. }] => Some(*name),
+            _ => None,
+        }
+    }
+
     fn note_output(&mut self, tokens: Option<u64>, is_null: bool, from: u64, to: u64) {
-        if let (Member::Output(field), true) = (self.member, self.is_option()) {
+        let (field, is_exact) = match self.member {
+            Member::Output(field) => (field, true),
+            Member::LikeOutput(field) => (field, false),
+            _ => return,
+        };
+        if self.is_option() {
             match self.outputs.len() < MOST_OUTPUTS {
                 true => self.outputs.push(DeclaredOutput {
                     field,
+                    is_exact,
                     tokens,
                     is_null,
-                    is_nested: self.depth() > 1,
+                    wrapper: self.wrapper(),
                     from,
                     to,
                 }),
@@ -251,19 +223,57 @@ impl Declared {
         match self.member {
             Member::Model => self.model = Named::Ambiguous,
             Member::Stream => self.stream.give(None),
-            Member::StreamOptions => self.stream_options.give(Some(())),
+            Member::StreamOptions | Member::LikeStream => {
+                self.stream_options.give(Some(StreamOptions::Other));
+            }
             _ => {}
         }
     }
 
     /// Notes an item of a list: each prompt is answered by itself.
-    fn note_item(&mut self, is_number: bool) {
-        if let [_, list] = self.open.as_slice()
-            && list.kind == Kind::Array
-            && list.member == Member::Prompt
-            && !is_number
-        {
-            self.prompts += 1;
+    fn note_item(&mut self, item: Item) {
+        let [_, list] = self.open.as_slice() else { return };
+        let is_prompt = match list.member {
+            Member::Prompt => item != Item::Number,
+            Member::Instances => true,
+            // The items of a conversation are objects.
+            Member::Messages => matches!(item, Item::String | Item::List),
+            _ => false,
+        };
+        let is_item = list.kind == Kind::Array && is_prompt;
+        self.prompts = self.prompts.saturating_add(u64::from(is_item));
+    }
+
+    /// Notes an object with options, or another value in its place.
+    fn note_options(&mut self, is_object: bool) {
+        let (Member::Options(name) | Member::LikeOptions(name), 1) = (self.member, self.depth()) else {
+            return;
+        };
+        let is_exact = matches!(self.member, Member::Options(_));
+        let is_repeated = self.options.contains(&name);
+        self.has_unclear_options |= !is_object || is_repeated || !is_exact;
+        if !is_repeated {
+            self.options.push(name);
+        }
+    }
+
+    /// Notes a value in the options of a stream. `literal`: the value with its position and length, if
+    /// it is a literal.
+    fn note_usage_option(&mut self, literal: Option<(Literal, u64, u64)>) {
+        let [_, Frame { member: Member::StreamOptions, kind: Kind::Object }] = self.open.as_slice() else {
+            return;
+        };
+        let options = match (self.stream_options, self.member, literal) {
+            (Given::Once(StreamOptions::Silent(_)), Member::IncludeUsage, Some((literal, at, length)))
+                if literal != Literal::True =>
+            {
+                StreamOptions::Declined(at, length)
+            }
+            // Other options may change what comes with the usage.
+            _ => StreamOptions::Other,
+        };
+        if let Given::Once(known) = &mut self.stream_options {
+            *known = options;
         }
     }
 }
@@ -273,10 +283,22 @@ impl Visitor for Declared {
         if self.depth() == 0 && kind == Kind::Object {
             self.inside = Some(at + 1);
         }
-        if kind == Kind::Array {
-            self.note_item(false);
+        self.note_item(if kind == Kind::Array { Item::List } else { Item::Object });
+        self.note_options(kind == Kind::Object);
+        if let (Kind::Array, [_, list, inner]) = (kind, self.open.as_slice())
+            && list.member == Member::Vectors
+            && inner.kind == Kind::Array
+        {
+            // A list of lists of vectors has the vectors of several prompts.
+            self.prompts = u64::MAX;
         }
-        self.note_other();
+        match (kind, self.depth(), self.member) {
+            (Kind::Object, 1, Member::StreamOptions) => {
+                self.stream_options.give(Some(StreamOptions::Silent(at + 1)));
+            }
+            _ => self.note_other(),
+        }
+        self.note_usage_option(None);
         let member = match (self.open.last(), self.member) {
             // A list in a list is part of the same member.
             (Some(frame), _) if frame.kind == Kind::Array => frame.member,
@@ -300,8 +322,9 @@ impl Visitor for Declared {
         }
         self.member = member_of(name);
         let is_at_top = self.depth() == 1;
-        self.has_options |= is_at_top && self.member == Member::Options;
-        let is_other = self.is_option() && self.member == Member::OtherModel;
+        let is_of_text = self.is_option() && self.member == Member::TextOptions;
+        self.has_unclear_options |= is_of_text;
+        let is_other = is_of_text || (self.is_option() && self.member == Member::OtherModel);
         let picks_model = matches!(self.member, Member::Model | Member::LikeModel | Member::OtherModel);
         self.has_other_model |= is_other || (picks_model && self.is_in_sub_request());
         if (is_at_top && (self.member == Member::LikeModel || name.is_odd())) || self.has_other_model {
@@ -336,7 +359,10 @@ impl Visitor for Declared {
             (true, [b'h', b't', b't', b'p', ..]) => !value.beginning().contains(&b' '),
             (holds, _) => holds && string.bytes >= SHORTEST_MEDIA && !string.has_other_bytes,
         };
-        self.note_item(false);
+        self.note_item(Item::String);
+        self.note_options(false);
+        self.note_usage_option(None);
+        self.has_more_input |= self.depth() == 1 && self.member == Member::EarlierInput;
         match (self.depth(), self.member) {
             (1, Member::Model) => {
                 self.model = match (&self.model, value.whole().filter(|name| is_plain(name))) {
@@ -361,9 +387,13 @@ impl Visitor for Declared {
         let to = from + written.bytes();
         self.note_output(number, false, from, to);
         self.note_repeats(number);
-        self.note_item(true);
+        self.note_item(Item::Number);
+        self.note_options(false);
+        self.note_usage_option(None);
         self.note_other();
-        if self.open.last().is_some_and(|frame| frame.kind == Kind::Array && frame.member == Member::Prompt) {
+        if self.open.last().is_some_and(|frame| {
+            frame.kind == Kind::Array && matches!(frame.member, Member::Prompt | Member::Messages)
+        }) {
             self.token_ids += 1;
         }
     }
@@ -374,27 +404,24 @@ impl Visitor for Declared {
         if literal != Literal::Null {
             self.note_repeats(None);
         }
+        self.note_usage_option(Some((literal, from, to - from)));
         match (self.depth(), self.member, literal) {
+            (1, Member::Background, Literal::True) => self.is_in_background = true,
+            (1, Member::StreamOptions, Literal::Null) => {
+                self.stream_options.give(Some(StreamOptions::Null(from)));
+            }
             (1, Member::Stream, Literal::True) => self.stream.give(Some(true)),
             (1, Member::Stream, Literal::False | Literal::Null) => self.stream.give(Some(false)),
-            // A `stream_options` that is null is as good as none, but it is there.
             _ => self.note_other(),
         }
     }
 }
 
-/// Reads a number of tokens or repetitions; `None` for a value that is no limit. A fraction is
-/// rounded up.
-fn number(written: &str) -> Option<u64> {
-    let written = written.trim();
-    if let Ok(whole) = written.parse::<u64>() {
-        return (whole > 0).then_some(whole);
-    }
-    // Servers that round down read a number below one as none.
-    let number = written.parse::<f64>().ok().filter(|number| *number >= 1.0)?.ceil();
-    match number {
-        number if number >= 1e18 => Some(u64::MAX),
-        number if number >= 1.0 => Some(number as u64),
-        _ => None,
-    }
+/// The kind of an item of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    String,
+    Number,
+    List,
+    Object,
 }

@@ -17,69 +17,39 @@ pub(super) enum Member {
     SubRequests,
     Stream,
     StreamOptions,
+    /// A name that some servers read as `stream`, `stream_options` or `include_usage`.
+    LikeStream,
     /// A number of output tokens, under this name.
     Output(&'static str),
+    /// A name that some servers read as this one.
+    LikeOutput(&'static str),
     /// `n` or `best_of`.
     Repeats,
-    /// An object with options of the generation.
-    Options,
-    /// A text, or a list of texts that are answered each by itself.
+    /// An object with options of the generation, under this name.
+    Options(&'static str),
+    /// A name that some servers read as this one.
+    LikeOptions(&'static str),
+    /// Options of the generation in a form that is not read here.
+    TextOptions,
+    /// A text or an object with a text, or a list of them that are answered each by itself.
     Prompt,
+    /// A conversation, or a list of texts that are answered each by itself.
+    Messages,
+    /// Prompts as vectors.
+    Vectors,
+    /// Requests of their own, each of which is answered.
+    Instances,
+    /// An earlier conversation, which is a part of the input.
+    EarlierInput,
+    /// Whether the answer is made in the background.
+    Background,
+    IncludeUsage,
     /// Files in base64.
     Files,
     /// An object with the URL of a file, or the URL itself.
     Locator,
     Url,
 }
-
-/// The names of members, in lower case.
-const MEMBERS: &[(&str, Member)] = &[
-    ("model", Member::Model),
-    // SGLang, TGI, llama.cpp and Anthropic, in this order.
-    ("lora_path", Member::OtherModel),
-    ("adapter_id", Member::OtherModel),
-    ("lora", Member::OtherModel),
-    ("fallbacks", Member::OtherModel),
-    ("models", Member::OtherModel),
-    ("sampling_parameters", Member::OtherModel),
-    ("tools", Member::SubRequests),
-    ("moderation", Member::SubRequests),
-    ("instances", Member::SubRequests),
-    ("session", Member::SubRequests),
-    ("stream", Member::Stream),
-    ("stream_options", Member::StreamOptions),
-    ("max_tokens", Member::Output("max_tokens")),
-    ("max_completion_tokens", Member::Output("max_completion_tokens")),
-    ("max_output_tokens", Member::Output("max_output_tokens")),
-    ("n_predict", Member::Output("n_predict")),
-    ("num_predict", Member::Output("num_predict")),
-    ("max_new_tokens", Member::Output("max_new_tokens")),
-    ("max_tokens_to_sample", Member::Output("max_tokens_to_sample")),
-    ("n", Member::Repeats),
-    ("n_cmpl", Member::Repeats),
-    ("beam_width", Member::Repeats),
-    ("best_of", Member::Repeats),
-    ("options", Member::Options),
-    ("parameters", Member::Options),
-    ("sampling_params", Member::Options),
-    ("prompt", Member::Prompt),
-    // A list of conversations, each a list of messages.
-    ("messages", Member::Prompt),
-    ("text", Member::Prompt),
-    ("input", Member::Prompt),
-    ("inputs", Member::Prompt),
-    ("input_ids", Member::Prompt),
-    ("data", Member::Files),
-    ("file_data", Member::Files),
-    ("images", Member::Files),
-    ("image_data", Member::Files),
-    ("audio_data", Member::Files),
-    ("image_url", Member::Locator),
-    ("audio_url", Member::Locator),
-    ("video_url", Member::Locator),
-    ("input_image", Member::Locator),
-    ("url", Member::Url),
-];
 
 /// Returns the member of this name, in any spelling that a server might read as the name: Go
 /// ignores case, with the two characters outside of ASCII that fold into it, and C ends at a NUL.
@@ -94,14 +64,47 @@ pub(super) fn member_of(name: &Text) -> Member {
     let folded: String = text.chars().take_while(|c| *c != '\0').map(fold).collect();
     match find(folded.as_bytes()) {
         Member::Model => Member::LikeModel,
-        // Some servers read the member, others do not: they are not asked for the usage.
-        Member::Stream => Member::StreamOptions,
+        Member::Stream | Member::StreamOptions | Member::IncludeUsage => Member::LikeStream,
+        Member::Output(field) => Member::LikeOutput(field),
+        Member::Options(name) => Member::LikeOptions(name),
         member => member,
     }
 }
 
+/// Returns the member of this name, in lower case. The compiler makes few comparisons of the match.
 fn find(name: &[u8]) -> Member {
-    MEMBERS.iter().find(|(known, _)| known.as_bytes() == name).map_or(Member::Other, |(_, member)| *member)
+    match name {
+        b"model" => Member::Model,
+        // SGLang, TGI, llama.cpp and Anthropic, in this order; then lists of models and options.
+        b"lora_path" | b"adapter_id" | b"lora" | b"fallbacks" | b"models" => Member::OtherModel,
+        // Triton takes an adapter and the output from this text.
+        b"sampling_parameters" => Member::TextOptions,
+        b"tools" | b"moderation" | b"session" => Member::SubRequests,
+        b"instances" => Member::Instances,
+        b"stream" => Member::Stream,
+        b"stream_options" => Member::StreamOptions,
+        b"max_tokens" => Member::Output("max_tokens"),
+        b"max_completion_tokens" => Member::Output("max_completion_tokens"),
+        b"max_output_tokens" => Member::Output("max_output_tokens"),
+        b"n_predict" => Member::Output("n_predict"),
+        b"num_predict" => Member::Output("num_predict"),
+        b"max_new_tokens" => Member::Output("max_new_tokens"),
+        b"max_tokens_to_sample" => Member::Output("max_tokens_to_sample"),
+        b"n" | b"n_cmpl" | b"beam_width" | b"best_of" => Member::Repeats,
+        b"options" => Member::Options("options"),
+        b"parameters" => Member::Options("parameters"),
+        b"sampling_params" => Member::Options("sampling_params"),
+        b"prompt" | b"text" | b"inputs" | b"input_ids" | b"prompt_embeds" => Member::Prompt,
+        b"messages" | b"input" => Member::Messages,
+        b"input_embeds" => Member::Vectors,
+        b"previous_response_id" | b"conversation" => Member::EarlierInput,
+        b"background" => Member::Background,
+        b"include_usage" => Member::IncludeUsage,
+        b"data" | b"file_data" | b"images" | b"image_data" | b"audio_data" => Member::Files,
+        b"image_url" | b"audio_url" | b"video_url" | b"input_image" => Member::Locator,
+        b"url" => Member::Url,
+        _ => Member::Other,
+    }
 }
 
 fn fold(character: char) -> char {

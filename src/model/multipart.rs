@@ -8,6 +8,9 @@ use super::named::{Named, is_plain};
 /// Longest header block of a part, in bytes.
 const LONGEST_HEAD: usize = 4 * 1024;
 
+/// Largest number of parts. Forms for models have a dozen.
+const MOST_PARTS: u32 = 1000;
+
 /// Longest value of the field `model`, in bytes.
 const LONGEST_NAME: usize = 256;
 
@@ -17,6 +20,7 @@ pub(super) struct Multipart {
     /// The line that begins each part but the first: CRLF, two dashes, the boundary.
     delimiter: Vec<u8>,
     state: State,
+    parts: u32,
     /// Bytes that were not consumed yet: they may be the beginning of a delimiter or of a head.
     rest: Vec<u8>,
 }
@@ -29,6 +33,8 @@ enum State {
     BehindDelimiter,
     /// In the headers of a part.
     Head,
+    /// At the beginning of a part's body.
+    Begin(Part),
     /// In the body of a part.
     Part(Part),
     /// Behind the last delimiter.
@@ -74,7 +80,7 @@ impl Multipart {
         }
         let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
         // The first delimiter has no line before it.
-        Some(Multipart { delimiter, state: State::Start, rest: b"\r\n".to_vec() })
+        Some(Multipart { delimiter, state: State::Start, parts: 0, rest: b"\r\n".to_vec() })
     }
 
     /// Scans the next piece of the form.
@@ -83,8 +89,19 @@ impl Multipart {
     ///
     /// Servers might disagree on the form.
     pub(super) fn push(&mut self, data: &[u8], declared: &mut Declared) -> Result<(), Unclear> {
-        self.rest.extend_from_slice(data);
-        while self.step(declared)? {}
+        let mut bytes = std::mem::take(&mut self.rest);
+        bytes.extend_from_slice(data);
+        let mut rest = bytes.as_slice();
+        loop {
+            let (consumed, has_more) = self.step(rest, declared)?;
+            rest = rest.get(consumed..).unwrap_or_default();
+            if !has_more {
+                break;
+            }
+        }
+        let consumed = bytes.len() - rest.len();
+        bytes.drain(..consumed);
+        self.rest = bytes;
         Ok(())
     }
 
@@ -93,58 +110,85 @@ impl Multipart {
         self.state == State::End && (self.rest.is_empty() || self.rest == b"\r\n")
     }
 
-    /// Consumes the next element. Returns whether there may be another one.
-    fn step(&mut self, declared: &mut Declared) -> Result<bool, Unclear> {
-        match &mut self.state {
+    /// Consumes the next element of `rest`. Returns how many bytes were consumed, and whether there
+    /// may be another element.
+    fn step(&mut self, rest: &[u8], declared: &mut Declared) -> Result<(usize, bool), Unclear> {
+        let wait = Ok((0, false));
+        let consumed = match &mut self.state {
             State::Start => {
-                let length = self.delimiter.len().min(self.rest.len());
-                if self.rest.get(..length) != self.delimiter.get(..length) {
-                    return Err(Unclear);
+                if !rest.starts_with(&self.delimiter) {
+                    return if self.delimiter.starts_with(rest) { wait } else { Err(Unclear) };
                 }
-                if length < self.delimiter.len() {
-                    return Ok(false);
-                }
-                self.rest.drain(..length);
                 self.state = State::BehindDelimiter;
+                self.delimiter.len()
             }
             State::BehindDelimiter => {
-                let state = match self.rest.get(..2) {
-                    None => return Ok(false),
+                self.state = match rest.get(..2) {
+                    None => return wait,
                     Some(b"\r\n") => State::Head,
                     Some(b"--") => State::End,
                     Some(_) => return Err(Unclear),
                 };
-                self.rest.drain(..2);
-                self.state = state;
+                2
             }
             State::Head => {
-                let Some(length) = memmem::find(&self.rest, b"\r\n\r\n") else {
-                    return if self.rest.len() > LONGEST_HEAD { Err(Unclear) } else { Ok(false) };
+                let head = rest.get(..LONGEST_HEAD).unwrap_or(rest);
+                let Some(length) = memmem::find(head, b"\r\n\r\n") else {
+                    return if rest.len() > LONGEST_HEAD { Err(Unclear) } else { wait };
                 };
-                let part = part(self.rest.get(..length).unwrap_or_default())?;
-                self.rest.drain(..length + 4);
-                self.state = State::Part(part);
+                self.parts += 1;
+                if self.parts > MOST_PARTS {
+                    return Err(Unclear);
+                }
+                self.state = State::Begin(part(rest.get(..length).unwrap_or_default())?);
+                length + 4
+            }
+            State::Begin(part) => {
+                let boundary = self.delimiter.get(2..).unwrap_or_default();
+                match rest {
+                    // Some servers find a delimiter directly behind the headers, too.
+                    _ if rest.starts_with(boundary) => return Err(Unclear),
+                    _ if boundary.starts_with(rest) => return wait,
+                    _ => self.state = State::Part(std::mem::replace(part, Part::File)),
+                }
+                0
             }
             State::Part(part) => {
-                let found = memmem::find(&self.rest, &self.delimiter);
+                let found = find_delimiter(rest, &self.delimiter)?;
                 // The last bytes may be the beginning of a delimiter.
-                let length = found.unwrap_or((self.rest.len() + 1).saturating_sub(self.delimiter.len()));
-                part.read(self.rest.get(..length).unwrap_or_default(), declared)?;
-                self.rest.drain(..length);
+                let length = found.unwrap_or((rest.len() + 1).saturating_sub(self.delimiter.len()));
+                part.read(rest.get(..length).unwrap_or_default(), declared)?;
                 if found.is_none() {
-                    return Ok(false);
+                    return Ok((length, false));
                 }
-                self.rest.drain(..self.delimiter.len());
                 part.end(declared);
                 self.state = State::BehindDelimiter;
+                length + self.delimiter.len()
             }
             State::End => {
-                let is_line_end = b"\r\n".starts_with(self.rest.get(..2).unwrap_or(&self.rest));
-                return if self.rest.len() <= 2 && is_line_end { Ok(false) } else { Err(Unclear) };
+                let is_line_end = b"\r\n".starts_with(rest.get(..2).unwrap_or(rest));
+                return if rest.len() <= 2 && is_line_end { wait } else { Err(Unclear) };
             }
-        }
-        Ok(true)
+        };
+        Ok((consumed, true))
     }
+}
+
+/// Returns the position of the delimiter in a part's body; `None` if there is none.
+///
+/// # Errors
+///
+/// A boundary stands behind another line end, which some servers take for a delimiter.
+fn find_delimiter(body: &[u8], delimiter: &[u8]) -> Result<Option<usize>, Unclear> {
+    let boundary = delimiter.get(2..).unwrap_or_default();
+    for at in memmem::find_iter(body, boundary) {
+        match body.get(..at).unwrap_or_default() {
+            [.., b'\r', b'\n'] => return Ok(Some(at - 2)),
+            [.., b'\r' | b'\n'] => return Err(Unclear),
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 impl Part {

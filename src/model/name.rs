@@ -23,7 +23,14 @@ impl ModelNaming {
     /// Whether `patterns` allow the model of this name.
     pub(crate) fn is_allowed(self, patterns: &ModelPatterns, name: &str) -> bool {
         let names = self.names(name);
-        patterns.allow(names.iter().map(|name| &**name))
+        let names = names.iter().map(|name| &**name);
+        match self {
+            // Ollama removes some white space.
+            ModelNaming::Ollama if name.contains(char::is_whitespace) => false,
+            // Ollama runs a model with such a name on other computers than the one without it.
+            ModelNaming::Ollama if is_in_cloud(name) => patterns.allow_as(std::iter::once(name), names),
+            _ => patterns.allow_as(names.clone(), names),
+        }
     }
 
     /// Returns the names of the model that a request names: the name itself, then all other names
@@ -36,7 +43,8 @@ impl ModelNaming {
             ModelNaming::Ollama => {
                 let folded = name.to_ascii_lowercase();
                 let mut short = folded.as_str();
-                for prefix in ["https://", "http://", "registry.ollama.ai/", "library/"] {
+                short = short.split_once("://").map_or(short, |(_, name)| name);
+                for prefix in ["registry.ollama.ai/", "library/"] {
                     short = short.strip_prefix(prefix).unwrap_or(short);
                 }
                 for suffix in [":local", ":cloud", "-cloud", ":latest"] {
@@ -55,6 +63,15 @@ impl ModelNaming {
         }
         names
     }
+}
+
+/// Whether Ollama's cloud serves the model of this name, and not the server itself.
+fn is_in_cloud(name: &str) -> bool {
+    let (name, tag) = name.rsplit_once(':').unwrap_or((name, ""));
+    [name, tag].iter().any(|part| {
+        let part = part.to_ascii_lowercase();
+        part == "cloud" || part.ends_with("-cloud")
+    })
 }
 
 /// Returns the model that a part of a path names.

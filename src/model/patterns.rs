@@ -56,10 +56,14 @@ impl ModelPatterns {
         &self.written
     }
 
-    /// Whether the list allows the model that has these names. A pattern allows a model by the name
-    /// in the request or by another name of the same model, in exactly this case. A pattern with
-    /// `!` takes the model out by any of its names, in any case: some servers ignore case.
-    pub(crate) fn allow<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> bool {
+    /// Whether the list allows a model. A pattern allows it by one of the names `allowed`, in exactly
+    /// this case. A pattern with `!` takes it out by any of its `names`, in any case: some servers
+    /// ignore case.
+    pub(crate) fn allow_as<'n>(
+        &self,
+        allowed: impl Iterator<Item = &'n str> + Clone,
+        names: impl Iterator<Item = &'n str> + Clone,
+    ) -> bool {
         let (mut has_allowing, mut is_allowed) = (false, false);
         for pattern in &self.written {
             match pattern.strip_prefix('!') {
@@ -70,7 +74,7 @@ impl ModelPatterns {
                 }
                 None => {
                     has_allowing = true;
-                    is_allowed |= names.clone().any(|name| matches(pattern, name, false));
+                    is_allowed |= allowed.clone().any(|name| matches(pattern, name, false));
                 }
             }
         }

@@ -9,6 +9,7 @@ mod sheet;
 use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -16,14 +17,16 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use super::histogram::Histogram;
 use super::observer::Levels;
 use super::reloads::{PartState, State};
 use super::tally::{STATUS_CLASSES, Tally};
 use super::token_minute::OfModel;
 use super::usage::KeyLabel;
 use crate::denial::Code;
+use crate::key_store::redis::Health;
 use process::Process;
-use sheet::{Sheet, counted, timed, valued};
+use sheet::{Sheet, counted, counted_seconds, timed, valued};
 
 /// The content type of [`Scrape::encoded`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -47,6 +50,24 @@ pub(crate) struct Scrape {
     pub(crate) ended_threads: Vec<(&'static str, u64)>,
     /// Number of lost spans; `None` if no spans are exported.
     pub(crate) lost_spans: Option<u64>,
+    /// Figures of the limits of all replicas; `None` if they are not shared.
+    pub(crate) shared: Option<SharedFigures>,
+}
+
+/// Figures of the limits of all replicas, and of the server that has them.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedFigures {
+    pub(crate) is_available: bool,
+    pub(crate) replicas: usize,
+    /// Keys of which units are held.
+    pub(crate) leases: usize,
+    /// Times of the asks that had an answer in time.
+    pub(crate) answered: Histogram,
+    pub(crate) unanswered: u64,
+    /// Time without the server since the start.
+    pub(crate) away: Duration,
+    /// Requests that were granted meanwhile.
+    pub(crate) granted_away: u64,
 }
 
 /// Figures of the key store.
@@ -57,6 +78,8 @@ pub(crate) struct Keys {
     pub(crate) due_for_rotation: usize,
     /// Ids of the keys that expire next, each with the time at which the key expires.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
+    /// The health of the store, if it is in a Redis server.
+    pub(crate) server: Option<Health>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +137,7 @@ impl Collector for Scrape {
         self.times(&mut sheet)?;
         self.levels(&mut sheet)?;
         self.keys(&mut sheet)?;
+        self.shared(&mut sheet)?;
         self.files(&mut sheet)
     }
 }
@@ -241,7 +265,7 @@ impl Scrape {
     }
 
     fn keys(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
-        let Keys { keys, secrets, due_for_rotation, next_ends } = &self.keys;
+        let Keys { keys, secrets, due_for_rotation, next_ends, server } = &self.keys;
         sheet.level("keys", "Keys in the store, expired and disabled ones included", *keys as f64)?;
         sheet.level("secrets", "Secrets of keys, those in their grace included", *secrets as f64)?;
         let help = "Keys whose secret is older than it should be";
@@ -252,7 +276,31 @@ impl Scrape {
         for (key_id, end) in next_ends {
             valued(&mut family, &[("key_id", key_id)], end.duration_since(now).as_secs_f64())?;
         }
-        Ok(())
+        let Some(Health { is_reachable, generation, replicas }) = server else { return Ok(()) };
+        let help = "Whether the Redis server with the keys can be reached";
+        sheet.level("key_server_reachable", help, f64::from(*is_reachable))?;
+        let help = "The generation of the keys in service, which grows with each edit; 0 if none were read";
+        sheet.level("key_server_generation", help, generation.unwrap_or_default() as f64)?;
+        let help = "Replicas that follow the key store in the Redis server";
+        sheet.level("key_server_replicas", help, *replicas as f64)
+    }
+
+    fn shared(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let help = "0 while the server that has the limits of all replicas can't be asked";
+        sheet.level("shared_available", help, f64::from(u8::from(shared.is_available)))?;
+        let help = "Replicas that share limits, as the server last knew them";
+        sheet.level("shared_replicas", help, shared.replicas as f64)?;
+        sheet.level("shared_leases", "Keys of which this replica holds units", shared.leases as f64)?;
+        let help = "Asks of the server that had an answer in time";
+        timed(&mut sheet.histogram("shared_ask_seconds", help)?, &[], &shared.answered)?;
+        let mut family = sheet.counter("shared_asks_unanswered", "Asks without an answer in time")?;
+        counted(&mut family, &[], shared.unanswered)?;
+        let help = "Time without the server";
+        counted_seconds(sheet, "shared_unavailable_seconds", help, shared.away.as_secs_f64())?;
+        let help = "Requests that were granted by this replica's part of a limit, without the server";
+        let mut family = sheet.counter("shared_granted_unavailable", help)?;
+        counted(&mut family, &[], shared.granted_away)
     }
 
     fn files(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
@@ -321,10 +369,24 @@ mod tests {
             left_out_lines: [("access", 5), ("audit", 0)],
             ended_threads: vec![("log", 1)],
             lost_spans: Some(3),
+            shared: Some(SharedFigures {
+                is_available: false,
+                replicas: 3,
+                leases: 2,
+                answered: Histogram::new(&[0.001]),
+                unanswered: 5,
+                away: Duration::from_millis(1500),
+                granted_away: 9,
+            }),
         };
         let text = scrape.encoded();
         for line in [
             "# TYPE bearward_requests counter",
+            "bearward_shared_available 0.0",
+            "bearward_shared_replicas 3.0",
+            "bearward_shared_asks_unanswered_total 5",
+            "bearward_shared_unavailable_seconds_total 1.5",
+            "bearward_shared_granted_unavailable_total 9",
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_reload_stale_seconds{part=\"keys\"} 0.0",

@@ -20,6 +20,7 @@ pub(super) fn kept_path(path: &str) -> Cow<'_, str> {
     cut(path, MAX_PATH)
 }
 
+/// Returns a path, or the name of a model, cut and with its tokens masked.
 pub(super) fn path(path: &str) -> Cow<'_, str> {
     match cut(path, MAX_PATH) {
         Cow::Borrowed(path) => masked(path),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use jiff::Timestamp;
 
@@ -15,10 +15,12 @@ use crate::forward::tunnel::OpenTunnel;
 use crate::gate::Context;
 use crate::hooks::Hooks;
 use crate::key_cache::KeyCache;
+use crate::key_store::redis::RedisStore;
 use crate::limit::Limiter;
 use crate::observe::observer::{Observer, Observers};
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
+use crate::shared::{Replica, Sharing};
 use crate::snapshot::Snapshot;
 use crate::tokens::Learned;
 use crate::upstream::Endpoints;
@@ -31,6 +33,8 @@ pub(crate) struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) keys: Arc<KeyCache>,
     pub(crate) limiter: Arc<Limiter>,
+    /// The limits of all replicas together, if they are shared.
+    pub(crate) sharing: Option<Arc<Sharing>>,
     /// What earlier answers have shown of each model.
     pub(crate) learned: Arc<Learned>,
     /// The memory for the parts of bodies that are held back.
@@ -42,12 +46,21 @@ pub(crate) struct Gateway {
     pub(crate) usage: UsageBook,
     pub(crate) observers: Observers,
     pub(crate) reloads: Reloads,
+    /// The key store that is followed, if it is in a Redis server.
+    pub(crate) followed_store: ArcSwapOption<RedisStore>,
     /// Connections on which no valid key has been presented yet.
     pub(crate) unauthenticated: Arc<UnauthenticatedConnections>,
     pub(crate) hooks: Hooks,
 }
 
 impl Gateway {
+    /// Returns what this replica says of itself to the others.
+    pub(crate) fn replica(&self) -> Replica {
+        let id = self.sharing.as_ref().map(|sharing| sharing.id.clone()).unwrap_or_default();
+        let configuration = self.snapshot.load().fingerprint.clone();
+        Replica { id, generation: self.reloads.state().generation, configuration }
+    }
+
     /// Returns the context in which a request is decided: snapshot, keys, limiter, and the
     /// wall-clock time `now`.
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Context<'a> {

@@ -20,7 +20,7 @@ use crate::limit::Cost;
 use crate::model::{BodyKind, BodyScan, Declared, Named, in_query};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
-use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount};
+use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount, accept_readable_encodings};
 use crate::upstream::request_body::{Edit, Patience, RequestBody, UploadFailure};
 use crate::upstream::upload::{UploadGuard, UploadLimits};
 
@@ -177,12 +177,18 @@ impl Inspection {
         parts: &Parts,
         path: &str,
         body: &RequestBody,
+        context: Context<'_>,
     ) -> Result<Cost, Denial> {
         let Some(inspection) = inspection else { return Ok(Cost::REQUEST) };
         if let Some(seen) = &inspection.seen {
             let caps = caps_of(grant.principal(), grant.route(), &parts.method);
-            let HeldCap { output, edits } = seen.hold(caps, path)?;
+            let spellings = grant.route().model.server.spellings(path);
+            let HeldCap { output, edits } = seen.hold(caps, spellings)?;
             (inspection.output, inspection.edits) = (output, edits);
+            let is_limited = output.is_some() || grant.has_token_limit(context);
+            if is_limited && seen.declared().is_in_background {
+                return Err(Denial::in_background());
+            }
         }
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
     }
@@ -194,7 +200,7 @@ impl Inspection {
         mut self,
         peer: &Peer,
         route: &Route,
-        reservation: Option<Reservation>,
+        reservation: Option<Box<Reservation>>,
         parts: &mut Parts,
         path: &str,
         body: &RequestBody,
@@ -202,6 +208,9 @@ impl Inspection {
     ) -> (Option<Box<TokenAccount>>, Option<Box<dyn UploadGuard>>) {
         let asking = self.ask_for_usage(route, parts, path);
         let account = self.account(peer, route, reservation, asking);
+        if account.is_some() && asking == Asking::Leave {
+            accept_readable_encodings(&mut parts.headers);
+        }
         (account, self.take_effect(body, limits))
     }
 
@@ -219,8 +228,9 @@ impl Inspection {
         }
         let (length, model) = (body.exact_length(), learned_name(route, &self.model));
         let (learned, seen) = (&peer.gateway.learned, self.seen.as_ref());
+        let spellings = route.model.server.spellings(path);
         let found =
-            seen_body::estimate(seen, length, route, path, learned, &model, &self.limits, self.output);
+            seen_body::estimate(seen, length, route, spellings, learned, &model, &self.limits, self.output);
         self.has_length = length.is_some();
         self.estimate = Some(found);
         found.0.cost()
@@ -235,16 +245,16 @@ impl Inspection {
             Usage::AskWithNulls => Asking::Ask { strips_null: false },
         };
         let is_clear = |seen: &&SeenBody| seen.is_whole && !seen.scan.is_faulty();
-        let insertion = self.seen.as_ref().filter(is_clear).and_then(|seen| {
-            if !route.uses_tokens(&parts.method) { None } else { asking.insertion(path, seen.declared()) }
+        let edit = self.seen.as_ref().filter(is_clear).and_then(|seen| {
+            if !route.uses_tokens(&parts.method) { None } else { asking.edit(path, seen.declared()) }
         });
-        let Some(insertion) = insertion else { return Asking::Leave };
+        let Some(edit) = edit else { return Asking::Leave };
         // What comes by asking can be removed only from a body that is not compressed.
         if parts.headers.contains_key(ACCEPT_ENCODING) {
             parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        let edit = Edit { at: insertion.at, length: 0, bytes: insertion.bytes.to_owned() };
-        self.edits.insert(0, edit);
+        self.edits.push(edit);
+        self.edits.sort_by_key(|edit| edit.at);
         asking
     }
 
@@ -253,7 +263,7 @@ impl Inspection {
         &self,
         peer: &Peer,
         route: &Route,
-        reservation: Option<Reservation>,
+        reservation: Option<Box<Reservation>>,
         asking: Asking,
     ) -> Option<Box<TokenAccount>> {
         let estimate = self.estimate?;

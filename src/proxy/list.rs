@@ -58,7 +58,7 @@ pub(super) struct ListRequest<'a> {
     pub(super) peer: &'a Peer,
     pub(super) target: &'a Target,
     pub(super) limits: UploadLimits,
-    pub(super) origin: Origin<'a>,
+    pub(super) origin: &'a Origin<'a>,
 }
 
 /// The request for the list of one other upstream.
@@ -70,7 +70,12 @@ struct PartOfList {
 impl ListFilter {
     /// Returns the filter of the answer to a granted request; `None` if the answer is forwarded as
     /// it is.
-    pub(super) fn of(grant: &Grant, method: &Method, path: &str, snapshot: &Arc<Snapshot>) -> Option<Self> {
+    pub(super) fn of(
+        grant: &Grant,
+        method: &Method,
+        path: &str,
+        snapshot: &Arc<Snapshot>,
+    ) -> Option<Box<Self>> {
         let route = grant.route();
         if route.model.place != ModelIn::List {
             return None;
@@ -81,12 +86,14 @@ impl ListFilter {
             *method == Method::GET && !snapshot.routes.upstreams_by_model(&route.upstream).is_empty();
         // A request for the entry of one model is decided by that model.
         let is_changed = (live.is_some() || is_joined) && route.model_in_list(path) == Named::Absent;
-        is_changed.then(|| ListFilter {
-            live,
-            naming: route.model.naming,
-            upstream: route.upstream.clone(),
-            snapshot: snapshot.clone(),
-            parts: Vec::new(),
+        is_changed.then(|| {
+            Box::new(ListFilter {
+                live,
+                naming: route.model.naming,
+                upstream: route.upstream.clone(),
+                snapshot: snapshot.clone(),
+                parts: Vec::new(),
+            })
         })
     }
 
@@ -97,7 +104,7 @@ impl ListFilter {
     ///
     /// 503 if the process has no room for these requests.
     pub(super) fn prepared(
-        filter: &mut Option<Self>,
+        filter: &mut Option<Box<Self>>,
         permit: &Permit,
         head: &mut Parts,
         context: Context<'_>,
@@ -117,26 +124,14 @@ impl ListFilter {
         Ok(())
     }
 
-    /// Returns the answer to a request, with the filter applied if there is one.
+    /// Returns the answer to a request, with the filter applied.
     ///
     /// # Errors
     ///
     /// The failure of the request, if no upstream answered with a list; 502 if an answer is no list
     /// that is known, or is too long.
-    pub(super) async fn applied(
-        filter: Option<Self>,
-        forwarded: Result<Forwarded, Denial>,
-        request: ListRequest<'_>,
-    ) -> Result<Forwarded, Denial> {
-        match filter {
-            // The future is boxed, because few requests are for a list.
-            Some(filter) => Box::pin(filter.apply(forwarded, request)).await,
-            None => forwarded,
-        }
-    }
-
-    async fn apply(
-        mut self,
+    pub(super) async fn apply(
+        mut self: Box<Self>,
         forwarded: Result<Forwarded, Denial>,
         request: ListRequest<'_>,
     ) -> Result<Forwarded, Denial> {

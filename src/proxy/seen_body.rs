@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use crate::config::{Limits, ModelIn, OnExcess, OutputCap};
 use crate::denial::Denial;
 use crate::gate::Principal;
-use crate::model::{BodyKind, BodyScan, Declared, Named};
+use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings};
 use crate::route::Route;
 use crate::tokens::{Estimate, InputSize, Learned};
 use crate::upstream::request_body::Edit;
@@ -75,10 +75,14 @@ impl SeenBody {
     /// # Errors
     ///
     /// 400 if the request asks for more output than it may, or for no certain number.
-    pub(crate) fn hold(&self, caps: impl Iterator<Item = OutputCap>, path: &str) -> Result<HeldCap, Denial> {
+    pub(crate) fn hold(
+        &self,
+        caps: impl Iterator<Item = OutputCap>,
+        spellings: Spellings,
+    ) -> Result<HeldCap, Denial> {
         let mut held = HeldCap::default();
         for cap in caps {
-            let edits = self.capped(cap, path)?;
+            let edits = self.capped(cap, spellings)?;
             held.output = Some(held.output.map_or(cap.max_output_tokens, |of| of.min(cap.max_output_tokens)));
             // The edits of a lower cap replace those of a higher one.
             let is_lowest = held.edits.is_empty() || Some(cap.max_output_tokens) == held.output;
@@ -94,13 +98,13 @@ impl SeenBody {
     /// # Errors
     ///
     /// 400 if the body asks for more, and the cap does not lower it, or no change would be certain.
-    fn capped(&self, cap: OutputCap, path: &str) -> Result<Vec<Edit>, Denial> {
+    fn capped(&self, cap: OutputCap, spellings: Spellings) -> Result<Vec<Edit>, Denial> {
         let (limit, declared) = (cap.max_output_tokens, self.declared());
         let field = declared.outputs.first().map_or("max_tokens", |output| output.field);
         let each = u64::from(limit) / declared.multiplier();
         let is_unclear =
             self.scan.is_faulty() || declared.has_more_outputs || declared.has_repeated_output() || each == 0;
-        let declares = declared.declares_output(path);
+        let declares = declared.declares_output(spellings);
         let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
         let excess = declared.outputs.iter().find(|output| !output.is_null && exceeds(output.tokens));
         if is_unclear || (!declares && !self.is_whole) {
@@ -112,7 +116,7 @@ impl SeenBody {
                 Err(Denial::output_limit(excess.map_or(field, |output| output.field), limit))
             }
             (OnExcess::Lower, _, _) => {
-                lowered(declared, each, path).ok_or_else(|| Denial::output_limit(field, limit))
+                lowered(declared, each, spellings).ok_or_else(|| Denial::output_limit(field, limit))
             }
         }
     }
@@ -120,7 +124,7 @@ impl SeenBody {
 
 /// Returns the changes with which a body asks for `each` output tokens; `None` if it is not certain
 /// where the server reads the number.
-fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
+fn lowered(declared: &Declared, each: u64, spellings: Spellings) -> Option<Vec<Edit>> {
     let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
     let in_place = declared.outputs.iter().filter(|output| exceeds(output.tokens));
     let edits: Vec<Edit> = in_place
@@ -130,28 +134,16 @@ fn lowered(declared: &Declared, each: u64, path: &str) -> Option<Vec<Edit>> {
     if edits.iter().any(|edit| edit.length == 0) {
         return None;
     }
-    if declared.outputs.iter().any(|output| output.is_read_at(path)) {
+    if declared.outputs.iter().any(|output| output.is_read_by(spellings)) {
         return Some(edits);
     }
     // Servers differ on two objects of the same name.
-    if declared.has_options {
+    if declared.has_options() {
         return None;
     }
     let at = declared.inside?;
     let comma = if declared.has_members { "," } else { "" };
-    let bytes = match path {
-        path if path.ends_with("/responses") => format!("\"max_output_tokens\":{each}{comma}"),
-        path if path.ends_with("/api/chat") || path.ends_with("/api/generate") => {
-            format!("\"options\":{{\"num_predict\":{each}}}{comma}")
-        }
-        path if path.ends_with("/completion") || path.ends_with("/infill") => {
-            format!("\"n_predict\":{each}{comma}")
-        }
-        path if path.ends_with("completions") || path.ends_with("/messages") => {
-            format!("\"max_tokens\":{each}{comma}")
-        }
-        _ => return None,
-    };
+    let bytes = spellings.member(each)? + comma;
     Some(std::iter::once(Edit { at, length: 0, bytes }).chain(edits).collect())
 }
 
@@ -164,17 +156,22 @@ pub(crate) fn estimate(
     seen: Option<&SeenBody>,
     length: Option<u64>,
     route: &Route,
-    path: &str,
+    spellings: Spellings,
     learned: &Learned,
     model: &str,
     limits: &Limits,
     output: Option<u32>,
 ) -> (Estimate, InputSize) {
     let empty = Declared::default();
-    let (scanned, declared) = seen.map_or((0, &empty), |seen| (seen.scan.bytes(), seen.declared()));
-    let unread = length.unwrap_or(0).saturating_sub(scanned);
+    // All bytes of a body that can't be read count as text: some servers may read it.
+    let (scanned, unreadable, declared) = match seen {
+        Some(seen) if seen.scan.is_faulty() => (0, seen.scan.bytes(), &empty),
+        Some(seen) => (seen.scan.bytes(), 0, seen.declared()),
+        None => (0, 0, &empty),
+    };
+    let unread = length.unwrap_or(unreadable).saturating_sub(scanned);
     let size = InputSize::of(declared, unread, seen.is_none_or(|seen| seen.is_whole));
-    let estimate = Estimate::new(size, declared, path, learned, model, limits.media_tokens, output);
+    let estimate = Estimate::new(size, declared, spellings, learned, model, limits.media_tokens, output);
     let output = if route.model.has_no_output { 0 } else { estimate.output };
     (Estimate { output, ..estimate }, size)
 }

@@ -104,7 +104,7 @@ impl RequestState {
         }
         self.principal = facts.principal.take();
         self.route = facts.route.take();
-        if let Some(Authentication { naming, owner, companions }) = facts.authentication.take() {
+        if let Some(Authentication { naming, owner, companions, .. }) = facts.authentication.take() {
             self.record.named(naming);
             companions.iter().for_each(|unknown| self.record.came_with(unknown));
             if let Some(owner) = owner {

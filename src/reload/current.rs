@@ -7,6 +7,7 @@ use super::part::Part;
 use super::watch::FileSet;
 use crate::config::{Config, Listener};
 use crate::key_store::LastGood;
+use crate::key_store::redis::RedisStore;
 use crate::net::tls::{ListenerTls, Swappable};
 use crate::proxy::Gateway;
 
@@ -20,6 +21,8 @@ pub(super) struct Current {
     pub(super) config: Config,
     pub(super) listeners: Vec<Running>,
     pub(super) sets: Vec<(Part, FileSet)>,
+    /// The key store, if it is in a Redis server.
+    pub(super) redis: Option<Arc<RedisStore>>,
     /// The ids of the keys in service, for each file of a key directory.
     pub(super) last_good: LastGood,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::part::Part;
 use super::watch::{FileSet, Stamps};
-use crate::config::{Config, Listener, ReadFile};
+use crate::config::{Config, Listener, ReadFile, StorePlace};
 
 /// The files of a configuration, and their state before they were read.
 #[derive(Debug)]
@@ -37,13 +37,14 @@ impl Baseline {
     }
 }
 
-/// Returns the files whose content the configuration contains: its own file, upstreams' credentials
-/// and the id secret.
+/// Returns the files whose content the configuration contains: its own file, upstreams' credentials,
+/// the id secret, and the password of the server that has shared limits.
 fn read_with(config: &Config) -> Vec<ReadFile> {
     let credentials =
         config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());
     let id_secret = config.keys.id_secret.iter().filter_map(|secret| secret.file.clone());
-    config.source.iter().cloned().chain(credentials).chain(id_secret).collect()
+    let of_shared = config.shared.iter().filter_map(|shared| shared.password.as_ref()?.file.clone());
+    config.source.iter().cloned().chain(credentials).chain(id_secret).chain(of_shared).collect()
 }
 
 fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf> {
@@ -56,9 +57,17 @@ fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf>
                 let client = client.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
                 tls.ca.iter().cloned().chain(client)
             });
-            read_with(config).into_iter().map(|read| read.path).chain(of_upstreams).collect()
+            let of_shared = config.shared.iter().flat_map(|shared| {
+                let client = shared.tls.client.iter();
+                let client = client.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
+                shared.tls.ca.iter().cloned().chain(client)
+            });
+            read_with(config).into_iter().map(|read| read.path).chain(of_upstreams).chain(of_shared).collect()
         }
-        Part::Keys => vec![config.keys.path.clone()],
+        Part::Keys => match &config.keys.path {
+            StorePlace::Path(path) => vec![path.clone()],
+            StorePlace::Redis(_) => Vec::new(),
+        },
         Part::Certificates => listeners.iter().flat_map(certificates_of).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! The handle with which callers request a reload and get its outcome.
 
+use std::path::Path;
 use std::sync::mpsc::{self, TrySendError};
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::part::Part;
 use super::watch::Touched;
-use crate::config::fault::Faults;
+use crate::config::fault::{Fault, Faults};
+use crate::key_store::redis::watch::News;
 
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -21,6 +23,12 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Returns the outcome for a caller that requests a reload while a file is being written.
+    pub(super) fn unsettled(part: Part) -> Self {
+        let message = "is being written; it is taken once it stands still";
+        Outcome::Refused(Fault::of_file(Path::new(part.name()), message).into())
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Outcome::Unchanged => "unchanged",
@@ -42,6 +50,8 @@ pub(crate) struct Report {
 
 pub(super) enum Message {
     Touched(Touched),
+    /// News of the key store in a Redis server.
+    Store(News),
     Asked(Option<oneshot::Sender<Report>>),
     Stop,
 }
@@ -80,4 +90,11 @@ impl Handle {
             tokio::time::sleep(ROOM_INTERVAL).await;
         }
     }
+}
+
+/// Returns the messages to the service manager at the beginning of a reload.
+pub(super) fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
+    // systemd 253 and later also requires the current time in this message.
+    let time = sd_notify::NotifyState::monotonic_usec_now().ok();
+    std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }

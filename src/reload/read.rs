@@ -7,13 +7,15 @@ use super::files::{Baseline, certificates_of};
 use super::part::Part;
 use super::watch::{digest_of, openable};
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, StorePlace};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::key_store::id_secret;
+use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
 use crate::net::tls::{self, ListenerTls};
+use crate::shared::Settings;
 use crate::snapshot::Snapshot;
 
 /// A part of the state that was read completely and can be applied.
@@ -31,8 +33,12 @@ pub(super) struct ReadyConfig {
     pub(super) listeners: Vec<Listener>,
     pub(super) baseline: Baseline,
     pub(super) keys: Option<KeySet>,
+    /// The key store of the configuration, if it is in a Redis server.
+    pub(super) redis: Option<Arc<RedisStore>>,
     pub(super) certificates: Vec<Option<Arc<ListenerTls>>>,
     pub(super) compiled: Snapshot,
+    /// What the configuration says of the limits of all replicas, if they are shared.
+    pub(super) shared: Option<Settings>,
 }
 
 impl Current {
@@ -45,7 +51,7 @@ impl Current {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => {
                 let ids = self.gateway.snapshot.load().ids.clone();
-                Ready::Keys(self.read_keys(&self.config, &ids, AtFault::Held)?)
+                Ready::Keys(self.read_keys(&self.store_of(&self.config)?, &ids, AtFault::Held)?)
             }
             Part::Certificates => self.read_certificates(),
         })
@@ -80,8 +86,9 @@ impl Current {
         if Part::ALL.into_iter().any(is_elsewhere) {
             std::thread::sleep(ASKED_SETTLE);
         }
-        let reads_keys =
-            is_elsewhere(Part::Keys) || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
+        let reads_keys = is_elsewhere(Part::Keys)
+            || config.keys.path != self.config.keys.path
+            || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
         let serving = self.gateway.snapshot.load().ids.clone();
         let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
         // The ids of keys in a plain list are derived from the id secret, so a new secret requires
@@ -89,7 +96,12 @@ impl Current {
         let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
         // For a store at a new path, no last good form of an entry is known, so a faulty entry
         // causes the refusal of the whole store.
-        let keys = reads_keys.then(|| self.read_keys(&config, &ids, AtFault::Refused)).transpose()?;
+        let store = self.store_of(&config)?;
+        let keys = reads_keys.then(|| self.read_keys(&store, &ids, AtFault::Refused)).transpose()?;
+        let redis = match store {
+            Store::Redis(redis) => Some(redis),
+            _ => None,
+        };
         let reads_certificates = is_elsewhere(Part::Certificates);
         let mut certificates = Vec::with_capacity(listeners.len());
         for (wanted, running) in listeners.iter().zip(&self.listeners) {
@@ -98,11 +110,22 @@ impl Current {
             certificates.push(section.map(tls::server_config).transpose()?);
         }
         let compiled = Snapshot::new(&config, ids, &self.gateway.limiter, &self.gateway.endpoints)?;
-        Ok(ReadyConfig { config, listeners, baseline, keys, certificates, compiled })
+        let shared = config.shared.as_ref().map(Settings::of).transpose()?;
+        Ok(ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared })
     }
 
-    fn read_keys(&self, config: &Config, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
-        let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
+    /// Returns the key store of a configuration. A store in a Redis server that is in use already is
+    /// the same one, with what is known of it.
+    fn store_of(&self, config: &Config) -> Result<Store, Fault> {
+        match (&config.keys.path, &self.redis) {
+            (StorePlace::Redis(server), Some(redis)) if **server == *redis.server() => {
+                Ok(Store::Redis(redis.clone()))
+            }
+            (place, _) => Store::allowed_at(place, config.keys.allow_plaintext),
+        }
+    }
+
+    fn read_keys(&self, store: &Store, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
         let (known, last_good) = (&*self.gateway.keys, &self.last_good);
         let reading = Reading { known, last_good, ids, at_fault, pace: Pace::Background };
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }

@@ -1,12 +1,13 @@
 //! Parts of the state whose reload was refused, and an empty key file, which a writer may be about
 //! to fill.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::part::Part;
 use super::watch::Stamps;
 
+use crate::config::StorePlace;
 use crate::config::fault::{Fault, Faults};
 use crate::key_cache::KeySet;
 use crate::observe::reloads::Extent;
@@ -46,11 +47,15 @@ impl Refusals {
 
     /// Whether the faults of a refused part may have disappeared without an event of the file
     /// system.
-    pub(super) fn may_have_passed(&self, part: Part, store: &Path) -> bool {
+    pub(super) fn may_have_passed(&self, part: Part, store: &StorePlace) -> bool {
+        // The thread that follows a store in a Redis server tells of its return.
+        if part == Part::Keys && matches!(store, StorePlace::Redis(_)) {
+            return false;
+        }
         let mut refused = self.refused.iter().filter(|(refused, _)| *refused == part);
         // A fault of a single entry does not disappear by itself. In a key directory, however, a
         // file may have been unreadable only for a time.
-        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.is_dir())
+        refused.any(|(_, refusal)| refusal.extent == Extent::Whole || store.path().is_dir())
     }
 
     /// Notes a refusal, and logs it if it was not logged before.
@@ -89,14 +94,14 @@ impl Refusals {
     pub(super) fn has_stood_blank(
         &mut self,
         set: &KeySet,
-        store: &PathBuf,
+        store: &Path,
         keys_in_service: usize,
     ) -> Result<(), Refusal> {
         if !set.is_blank || keys_in_service == 0 {
             self.blank = None;
             return Ok(());
         }
-        let stamps = Stamps::of(std::slice::from_ref(store));
+        let stamps = Stamps::of(&[store.to_owned()]);
         let since = match self.blank.take() {
             Some((known, since)) if known == stamps => since,
             _ => Instant::now(),
@@ -107,6 +112,11 @@ impl Refusals {
         self.blank = Some((stamps, since));
         let message = "the key file has no keys; once it has stood still for 5 s, nobody is let in";
         Err(Faults::from(Fault::of_file(store, message)).into())
+    }
+
+    /// Whether a part is refused as a whole.
+    pub(super) fn is_whole(&self, part: Part) -> bool {
+        self.refused.iter().any(|(refused, refusal)| *refused == part && refusal.extent == Extent::Whole)
     }
 
     /// Whether a part is refused.

@@ -10,7 +10,7 @@ use crate::cors::CorsPolicy;
 use crate::folding::folded;
 use crate::host_pattern::HostPattern;
 use crate::limit::{Limiter, Window};
-use crate::model::{self, Named};
+use crate::model::{self, Named, Server};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::{PathReading, fold};
 use crate::upstream::Upstream;
@@ -151,13 +151,23 @@ impl Route {
 
     /// Whether requests with this method use tokens.
     pub(crate) fn uses_tokens(&self, method: &Method) -> bool {
-        let may_generate = matches!(*method, Method::POST | Method::PUT);
-        may_generate
+        may_generate(method.as_str())
             && match self.model.uses_tokens {
                 UsesTokens::Always => true,
                 UsesTokens::No => false,
                 UsesTokens::Posts => !matches!(self.model.place, ModelIn::None | ModelIn::List),
             }
+    }
+
+    /// Whether requests on the route may generate output that nothing is known of: a route of the
+    /// operator's own that does not say where its requests name their model, or a built-in one whose
+    /// requests say it in a form that is not read.
+    pub(crate) fn hides_output(&self, method: &str) -> bool {
+        let RouteModel { place, models_free, uses_tokens, server, hides_output, .. } = &self.model;
+        let says_nothing = *server == Server::Unknown
+            && *uses_tokens == UsesTokens::Posts
+            && matches!(place, ModelIn::None | ModelIn::List);
+        !models_free && (says_nothing || *hides_output) && may_generate(method)
     }
 
     /// Returns the model that a path names.
@@ -254,4 +264,9 @@ pub(super) fn compile(
         methods: requests.methods.clone(),
         hosts: requests.hosts.clone(),
     })
+}
+
+/// Whether a server may generate output for a request with this method.
+fn may_generate(method: &str) -> bool {
+    !matches!(method, "GET" | "HEAD" | "OPTIONS" | "DELETE" | "TRACE" | "CONNECT")
 }

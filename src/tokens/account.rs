@@ -16,7 +16,7 @@ use super::counts::Counts;
 use super::estimate::{Estimate, InputSize, saturated};
 use super::events::Removal;
 use super::learned::Learned;
-use crate::limit::{Cost, KeyState, Limiter, Window};
+use crate::limit::{Cost, KeyState, Limiter, TokenCharge};
 use crate::tap::BodyEnd;
 use crate::token_report::{TokenReport, Tokens, TokensBy};
 
@@ -24,7 +24,7 @@ use crate::token_report::{TokenReport, Tokens, TokensBy};
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pub(crate) state: Arc<KeyState>,
-    pub(crate) windows: SmallVec<[Arc<Window>; 2]>,
+    pub(crate) charges: SmallVec<[TokenCharge; 2]>,
     pub(crate) cost: Cost,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Reservation {
 pub(crate) struct TokenAccount {
     limiter: Arc<Limiter>,
     learned: Arc<Learned>,
-    reservation: Option<Reservation>,
+    reservation: Option<Box<Reservation>>,
     estimate: Estimate,
     size: InputSize,
     /// Whether the request asks for several answers. A server may report the tokens of one of them.
@@ -51,7 +51,7 @@ impl TokenAccount {
     pub(crate) fn new(
         limiter: &Arc<Limiter>,
         learned: &Arc<Learned>,
-        reservation: Option<Reservation>,
+        reservation: Option<Box<Reservation>>,
         (estimate, size): (Estimate, InputSize),
         has_several: bool,
         model: String,
@@ -127,13 +127,14 @@ impl TokenAccount {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        if let Some(Reservation { state, windows, cost }) = &self.reservation {
+        if let Some(reservation) = &self.reservation {
+            let Reservation { state, charges, cost } = &**reservation;
             let used = Cost {
                 input_tokens: used.map_or(0, |tokens| saturated(tokens.input)),
                 output_tokens: used.map_or(0, |tokens| saturated(tokens.output)),
                 ..Cost::REQUEST
             };
-            self.limiter.settle(state, windows.iter(), *cost, used);
+            self.limiter.settle(state, charges, *cost, used);
         }
         if let Some(tokens) = used {
             self.report.set(tokens);
@@ -142,13 +143,14 @@ impl TokenAccount {
 
     /// Returns what an answer used that has shown `shown`.
     fn used(&self, shown: Shown, end: BodyEnd, is_success: bool) -> Option<Tokens> {
-        let Shown { counts, content_events, has_content_behind } = shown;
+        let Shown { counts, content_events, has_content_behind, has_last_event } = shown;
         let is_reported = !counts.is_empty();
         if !is_success && !is_reported {
             return None;
         }
         let input = counts.input.unwrap_or_else(|| self.estimated_input());
-        let is_whole = end == BodyEnd::Complete;
+        // SDKs close the connection behind the last event.
+        let is_whole = end == BodyEnd::Complete || has_last_event;
         let counted = content_events.unwrap_or(0);
         let (output, by) = match (is_reported, is_whole) {
             // An answer without output, such as an embedding, reports its input alone.

@@ -10,7 +10,8 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::counts::{Counts, IN_DOCUMENT};
-use super::events::{EventScan, Framing, Removal};
+use super::event_text::Framing;
+use super::events::{EventScan, Removal};
 use crate::json::Finder;
 
 /// The scan of one answer.
@@ -24,9 +25,34 @@ pub(super) enum AnswerScan {
 
 /// The scan of an answer's decoded body.
 pub(super) enum Scan {
-    Document(Finder),
+    Document(Box<DocumentScan>),
     Events(Box<EventScan>),
     Nothing,
+}
+
+/// Longest piece that is searched at once, in bytes. It has fewer members than a search keeps.
+const LONGEST_PIECE: usize = 16 * 1024;
+
+/// The scan of an answer that is no stream.
+pub(super) struct DocumentScan {
+    finder: Finder,
+    /// The counts of those objects of a list that have ended.
+    ended: Counts,
+}
+
+impl DocumentScan {
+    fn push(&mut self, data: &[u8]) {
+        for piece in data.chunks(LONGEST_PIECE) {
+            self.finder.push(piece);
+            if self.finder.is_list() {
+                self.ended = self.ended.plus(Counts::of_objects(&self.finder.take_ended()));
+            }
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        self.ended.plus(Counts::of(&self.finder))
+    }
 }
 
 /// What an answer has shown.
@@ -37,6 +63,8 @@ pub(super) struct Shown {
     pub(super) content_events: Option<u64>,
     /// Whether content came after the last counts, so that the counts are not the final ones.
     pub(super) has_content_behind: bool,
+    /// Whether the last event of a stream has come.
+    pub(super) has_last_event: bool,
 }
 
 impl AnswerScan {
@@ -54,7 +82,8 @@ impl AnswerScan {
                 Scan::Events(Box::new(EventScan::new(Framing::Lines, Removal::Nothing)))
             }
             kind if kind == "application/json" || kind.ends_with("+json") => {
-                Scan::Document(Finder::new(IN_DOCUMENT))
+                let finder = Finder::new(IN_DOCUMENT);
+                Scan::Document(Box::new(DocumentScan { finder, ended: Counts::default() }))
             }
             _ => Scan::Nothing,
         };
@@ -110,12 +139,13 @@ impl AnswerScan {
     pub(super) fn shown(&mut self) -> Shown {
         let is_opaque = matches!(self, AnswerScan::Opaque(_));
         match self.scan() {
-            Scan::Document(finder) => Shown { counts: Counts::of(finder), ..Shown::default() },
+            Scan::Document(document) => Shown { counts: document.counts(), ..Shown::default() },
             Scan::Events(events) => Shown {
                 counts: events.counts(),
                 // The events of a body that can't be read are not known.
                 content_events: (!is_opaque).then_some(events.content_events),
                 has_content_behind: events.has_content_behind,
+                has_last_event: events.has_last_event,
             },
             Scan::Nothing => Shown::default(),
         }
@@ -133,7 +163,7 @@ impl AnswerScan {
 impl Write for Scan {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self {
-            Scan::Document(finder) => finder.push(data),
+            Scan::Document(document) => document.push(data),
             Scan::Events(events) => events.observe(data),
             Scan::Nothing => {}
         }

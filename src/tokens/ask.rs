@@ -4,7 +4,8 @@
 //! {"include_usage": true}`. bearward inserts this member, and removes from the answer what comes
 //! by asking: the extra chunk, and the members `"usage": null` of all other chunks.
 
-use crate::model::{Declared, Given};
+use crate::model::{Declared, Given, StreamOptions, folded_path};
+use crate::upstream::request_body::Edit;
 
 /// Whether an upstream is asked for the usage of streams, and what comes by asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,24 +17,23 @@ pub(crate) enum Asking {
     Ask { strips_null: bool },
 }
 
-/// Bytes that are inserted into a request's body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Insertion {
-    pub(crate) at: u64,
-    pub(crate) bytes: &'static str,
-}
-
 impl Asking {
-    /// Returns the insertion that asks for the usage of a stream. Returns `None` if the request is
-    /// not streamed, or asks by itself. `declared`: the declarations of the whole body.
-    pub(crate) fn insertion(self, path: &str, declared: &Declared) -> Option<Insertion> {
-        const MEMBER: &str = r#""stream_options":{"include_usage":true},"#;
+    /// Returns the change that asks for the usage of a stream. Returns `None` if the request is not
+    /// streamed, asks by itself, or has options that may change what comes with the usage.
+    /// `declared`: the declarations of the whole body.
+    pub(crate) fn edit(self, path: &str, declared: &Declared) -> Option<Edit> {
         // Other APIs report the usage of streams by themselves, and might refuse the member.
-        let has_option = path.ends_with("/chat/completions") || path.ends_with("/completions");
-        let is_unasked = declared.stream == Given::Once(true) && declared.stream_options == Given::Never;
-        match (self, has_option && is_unasked) {
-            (Asking::Ask { .. }, true) => Some(Insertion { at: declared.inside?, bytes: MEMBER }),
-            _ => None,
+        let has_option = folded_path(path).ends_with("/completions");
+        if self == Asking::Leave || !has_option || declared.stream != Given::Once(true) {
+            return None;
         }
+        let (at, length, bytes) = match declared.stream_options {
+            Given::Never => (declared.inside?, 0, r#""stream_options":{"include_usage":true},"#),
+            Given::Once(StreamOptions::Null(at)) => (at, "null".len() as u64, r#"{"include_usage":true}"#),
+            Given::Once(StreamOptions::Silent(at)) => (at, 0, r#""include_usage":true"#),
+            Given::Once(StreamOptions::Declined(at, length)) => (at, length, "true"),
+            Given::Once(StreamOptions::Other) | Given::Unclear => return None,
+        };
+        Some(Edit { at, length, bytes: bytes.to_owned() })
     }
 }

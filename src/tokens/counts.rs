@@ -10,8 +10,6 @@
 //! | SGLang | `meta_info.{prompt,completion,cached}_tokens` |
 //! | TGI | `details.{input_length,prefill,generated_tokens}` |
 
-use serde_json::{Map, Value};
-
 use crate::json::{Finder, Member, Sought};
 
 /// The members that have counts.
@@ -19,17 +17,25 @@ macro_rules! members {
     ($($more:literal),*) => {
         &[
             "usage", "timings", "prompt_eval_count", "eval_count", "tokens_evaluated", "tokens_predicted",
-            "meta_info", "details", $($more),*
+            // In SGLang's `meta_info` and TGI's `details`, which are too long to be kept.
+            "prompt_tokens", "completion_tokens", "cached_tokens", "input_length", "generated_tokens",
+            "prefill", $($more),*
         ]
     };
 }
 
 /// What to look for in a whole answer.
-pub(super) const IN_DOCUMENT: Sought = Sought { members: members!(), wrappers: &[] };
+pub(super) const IN_DOCUMENT: Sought = Sought { members: members!(), wrappers: &[META_INFO, DETAILS] };
 
 /// What to look for in an event of a stream: the counts, which may be wrapped, and the choices.
 pub(super) const IN_EVENT: Sought =
-    Sought { members: members!("choices", "index"), wrappers: &["response", "message"] };
+    Sought { members: members!("choices", "index"), wrappers: &["response", "message", META_INFO, DETAILS] };
+
+/// SGLang's object with counts.
+pub(super) const META_INFO: &str = "meta_info";
+
+/// TGI's object with counts.
+const DETAILS: &str = "details";
 
 /// Token counts, as far as they were reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,40 +63,47 @@ impl Counts {
     /// Reads the counts from the members that were found in a document, which is a whole answer or
     /// one event of a stream.
     pub(crate) fn of(finder: &Finder) -> Counts {
-        let found = finder.found();
-        if finder.is_list() {
-            // SGLang answers a list of prompts with a list.
-            let each = found.iter().map(|member| Counts::of_members(&map(std::slice::from_ref(member))));
-            return each.fold(Counts::default(), Counts::plus);
-        }
-        Counts::of_members(&map(found))
+        Counts::of_objects(finder.found())
     }
 
-    fn of_members(members: &Map<String, Value>) -> Counts {
-        let object = |name: &str| members.get(name).and_then(Value::as_object);
-        let mut counts = Counts::default();
-        if let Some(timings) = object("timings") {
-            counts.update(of_timings(timings));
+    /// Adds up the counts of several objects. SGLang and llama.cpp answer a list of prompts with a
+    /// list.
+    pub(super) fn of_objects(found: &[Member]) -> Counts {
+        let each = found.chunk_by(|one, next| one.item == next.item).map(Counts::of_members);
+        each.reduce(Counts::plus).unwrap_or_default()
+    }
+
+    fn of_members(found: &[Member]) -> Counts {
+        if found.is_empty() {
+            return Counts::default();
         }
+        let find = |wrapper: Option<&str>, name: &str| {
+            found.iter().rev().find(|member| member.wrapper == wrapper && member.name == name)
+        };
+        let object = |name: &str| find(None, name).and_then(Member::object);
+        let count = |name: &str| find(None, name).and_then(Member::number);
+        let mut counts = object("timings").map(of_timings).unwrap_or_default();
         counts.update(Counts {
-            input: count(members, "prompt_eval_count").or_else(|| count(members, "tokens_evaluated")),
+            input: count("prompt_eval_count").or_else(|| count("tokens_evaluated")),
             cached: None,
-            output: count(members, "eval_count").or_else(|| count(members, "tokens_predicted")),
+            output: count("eval_count").or_else(|| count("tokens_predicted")),
         });
-        if let Some(info) = object("meta_info") {
-            counts.update(of_meta_info(info));
-        }
-        if let Some(details) = object("details") {
-            counts.update(of_details(details));
-        }
+        let of = |wrapper: &str, name: &str| find(Some(wrapper), name).and_then(Member::number);
+        counts.update(Counts {
+            input: of(META_INFO, "prompt_tokens"),
+            cached: of(META_INFO, "cached_tokens"),
+            output: of(META_INFO, "completion_tokens"),
+        });
+        counts.update(Counts {
+            input: of(DETAILS, "input_length")
+                .or_else(|| find(Some(DETAILS), "prefill").and_then(number_of_items)),
+            cached: None,
+            output: of(DETAILS, "generated_tokens"),
+        });
         // Events of OpenAI's responses and of Anthropic's messages wrap the answer.
-        for wrapper in ["response", "message"] {
-            if let Some(usage) = object(wrapper).and_then(|inner| inner.get("usage")?.as_object()) {
-                counts.update(of_usage(usage));
-            }
-        }
-        if let Some(usage) = object("usage") {
-            counts.update(of_usage(usage));
+        for wrapper in [Some("response"), Some("message"), None] {
+            let usage = find(wrapper, "usage").and_then(Member::object);
+            counts.update(usage.map(of_usage).unwrap_or_default());
         }
         counts
     }
@@ -108,61 +121,65 @@ impl Counts {
     }
 }
 
-/// Returns the members as an object, as they were in the document.
-fn map(found: &[Member]) -> Map<String, Value> {
-    let mut members = Map::new();
-    for Member { wrapper, name, value } in found {
-        let of = match wrapper {
-            None => &mut members,
-            Some(wrapper) => {
-                let inner = members.entry(*wrapper).or_insert_with(|| Value::Object(Map::new()));
-                let Some(inner) = inner.as_object_mut() else { continue };
-                inner
-            }
-        };
-        of.insert((*name).to_owned(), value.clone());
+/// The members of a server's object with counts.
+struct Numbers(Finder);
+
+impl Numbers {
+    /// Finds the members of an object. `sought`: their names, and those of objects in it.
+    fn of(object: &[u8], sought: Sought) -> Self {
+        let mut finder = Finder::new(sought);
+        finder.push(object);
+        Numbers(finder)
     }
-    members
+
+    fn find(&self, wrapper: Option<&str>, name: &str) -> Option<&Member> {
+        self.0.found().iter().rev().find(|member| member.wrapper == wrapper && member.name == name)
+    }
+
+    fn count(&self, name: &str) -> Option<u64> {
+        self.find(None, name)?.number()
+    }
 }
 
-fn count(members: &Map<String, Value>, name: &str) -> Option<u64> {
-    members.get(name)?.as_u64()
-}
-
-fn of_usage(usage: &Map<String, Value>) -> Counts {
-    let detail = |object: &str| count(usage.get(object)?.as_object()?, "cached_tokens");
+fn of_usage(usage: &[u8]) -> Counts {
+    const SOUGHT: Sought = Sought {
+        members: &[
+            "prompt_tokens",
+            "completion_tokens",
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+        ],
+        wrappers: &["prompt_tokens_details", "input_tokens_details"],
+    };
+    let usage = Numbers::of(usage, SOUGHT);
+    let detail = |object: &str| usage.find(Some(object), "cached_tokens").and_then(Member::number);
     let (created, read) =
-        (count(usage, "cache_creation_input_tokens"), count(usage, "cache_read_input_tokens"));
+        (usage.count("cache_creation_input_tokens"), usage.count("cache_read_input_tokens"));
     // Anthropic's `input_tokens` leave out what was written to a cache or read from it.
-    let of_anthropic = count(usage, "input_tokens")
+    let of_anthropic = usage
+        .count("input_tokens")
         .map(|fresh| fresh.saturating_add(created.unwrap_or(0)).saturating_add(read.unwrap_or(0)));
     Counts {
-        input: count(usage, "prompt_tokens").or(of_anthropic),
+        input: usage.count("prompt_tokens").or(of_anthropic),
         cached: detail("prompt_tokens_details").or_else(|| detail("input_tokens_details")).or(read),
-        output: count(usage, "completion_tokens").or_else(|| count(usage, "output_tokens")),
+        output: usage.count("completion_tokens").or_else(|| usage.count("output_tokens")),
     }
 }
 
 /// Reads llama.cpp's timings, whose `prompt_n` leaves out the cached tokens.
-fn of_timings(timings: &Map<String, Value>) -> Counts {
-    let cached = count(timings, "cache_n");
-    let input = count(timings, "prompt_n").map(|fresh| fresh.saturating_add(cached.unwrap_or(0)));
-    Counts { input, cached, output: count(timings, "predicted_n") }
+fn of_timings(timings: &[u8]) -> Counts {
+    const SOUGHT: Sought = Sought { members: &["cache_n", "prompt_n", "predicted_n"], wrappers: &[] };
+    let timings = Numbers::of(timings, SOUGHT);
+    let cached = timings.count("cache_n");
+    let input = timings.count("prompt_n").map(|fresh| fresh.saturating_add(cached.unwrap_or(0)));
+    Counts { input, cached, output: timings.count("predicted_n") }
 }
 
-fn of_meta_info(info: &Map<String, Value>) -> Counts {
-    Counts {
-        input: count(info, "prompt_tokens"),
-        cached: count(info, "cached_tokens"),
-        output: count(info, "completion_tokens"),
-    }
-}
-
-fn of_details(details: &Map<String, Value>) -> Counts {
-    let prefill = details.get("prefill").and_then(Value::as_array).filter(|tokens| !tokens.is_empty());
-    Counts {
-        input: count(details, "input_length").or_else(|| Some(prefill?.len() as u64)),
-        cached: None,
-        output: count(details, "generated_tokens"),
-    }
+/// Returns the number of items of a list of objects, if it has any.
+fn number_of_items(list: &Member) -> Option<u64> {
+    let items: Vec<serde::de::IgnoredAny> = serde_json::from_slice(&list.written).ok()?;
+    (!items.is_empty()).then_some(items.len() as u64)
 }

@@ -6,26 +6,17 @@ use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder as Needle;
-use memchr::{memchr, memchr2};
-use serde_json::Value;
+use memchr::{memchr, memchr2, memchr3};
 
-use super::counts::{Counts, IN_EVENT};
-use crate::json::Finder;
+use super::counts::{Counts, IN_EVENT, META_INFO};
+use super::event_text::{Framing, behind_line_end, data_of, is_last, null_member, top_usage, without_field};
+use crate::json::{Finder, Member};
 
 /// Largest number of answers in one stream that are counted one by one.
 const MOST_ANSWERS: u64 = 8192;
 
 /// Longest event that is kept while it arrives, in bytes. A longer one is searched as it passes.
 const LONGEST_EVENT: usize = 64 * 1024;
-
-/// How the events of a stream are parted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// Server-sent events, which end with an empty line.
-    Events,
-    /// Lines of JSON.
-    Lines,
-}
 
 /// What is removed from a stream because it came by asking for the usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +46,35 @@ pub(super) struct EventScan {
     pub(super) has_content_behind: bool,
     /// Number of events that had content of the answer.
     pub(super) content_events: u64,
+    /// Whether the last event has come that the API defines. Clients may leave behind it.
+    pub(super) has_last_event: bool,
     /// The sign of content that the last event with content had.
     last_sign: usize,
+    /// The last event with content and without counts.
+    template: Option<Box<Template>>,
+}
+
+/// An event with content and without counts. Most events of a stream differ from the one before in
+/// nothing but the text of their content.
+#[derive(Debug, Default)]
+struct Template {
+    /// The bytes before the text and behind it.
+    before: Vec<u8>,
+    after: Vec<u8>,
+    /// What is removed behind the text, as offsets in `after`; empty for nothing.
+    cut: Range<usize>,
+}
+
+impl Template {
+    /// Whether an event differs from this one in nothing but the text of its content.
+    fn matches(&self, event: &[u8]) -> bool {
+        let text = event.strip_prefix(&*self.before).and_then(|rest| rest.strip_suffix(&*self.after));
+        // Such a byte would end the text, and an odd number of backslashes would let it go on.
+        let is_text = |text: &[u8]| {
+            !text.is_empty() && memchr3(b'"', b'\n', b'\r', text).is_none() && text.last() != Some(&b'\\')
+        };
+        text.is_some_and(is_text)
+    }
 }
 
 /// What happens to an event.
@@ -79,7 +97,9 @@ impl EventScan {
             has_content_behind: false,
             is_behind_long: false,
             content_events: 0,
+            has_last_event: false,
             last_sign: 0,
+            template: None,
         }
     }
 
@@ -96,10 +116,17 @@ impl EventScan {
             self.observe(&data);
             return data;
         }
-        let mut is_changed = !self.pending.is_empty();
-        let mut kept = BytesMut::new();
+        // What is forwarded, if it differs from the beginning of `data`.
+        let mut kept = (!self.pending.is_empty()).then(BytesMut::new);
+        let mut unchanged = 0;
         self.scan(&data, |event, verdict| {
-            is_changed |= verdict != Verdict::Keep;
+            if kept.is_none() && verdict != Verdict::Keep {
+                kept = Some(BytesMut::from(data.get(..unchanged).unwrap_or_default()));
+            }
+            let Some(kept) = &mut kept else {
+                unchanged += event.len();
+                return;
+            };
             match verdict {
                 Verdict::Keep => kept.extend_from_slice(event),
                 Verdict::Drop => {}
@@ -109,25 +136,29 @@ impl EventScan {
                 }
             }
         });
-        match is_changed || !self.pending.is_empty() {
-            true => kept.freeze(),
-            false => data,
+        match kept {
+            Some(kept) => kept.freeze(),
+            None if unchanged == data.len() => data,
+            None => data.slice(..unchanged),
         }
     }
 
     /// Ends the stream. Returns the bytes that were held back.
     pub(super) fn finish(&mut self) -> Bytes {
-        let rest = std::mem::take(&mut self.pending);
-        if !rest.is_empty() {
-            self.event(&rest);
-        }
         if let Some(long) = self.long.take() {
             self.note_counts(&long);
         }
-        match self.removal {
-            Removal::Nothing => Bytes::new(),
-            Removal::Chunk | Removal::ChunkAndNulls => rest.into(),
+        let mut rest = std::mem::take(&mut self.pending);
+        if rest.is_empty() {
+            return Bytes::new();
         }
+        match self.event(&rest) {
+            _ if self.removal == Removal::Nothing => rest.clear(),
+            Verdict::Keep => {}
+            Verdict::Drop => rest.clear(),
+            Verdict::Cut(range) => drop(rest.drain(range)),
+        }
+        rest.into()
     }
 
     /// Whether events may be removed from the stream, or parts of them.
@@ -216,7 +247,8 @@ impl EventScan {
         // SGLang's own API numbers the answers to a list of prompts.
         let top =
             |name: &str| finder.found().iter().find(|member| member.wrapper.is_none() && member.name == name);
-        let index = top("meta_info").and(top("index")).and_then(|index| index.value.as_u64());
+        let is_of_sglang = finder.found().iter().any(|member| member.wrapper == Some(META_INFO));
+        let index = top("index").filter(|_| is_of_sglang).and_then(Member::number);
         if let Some(index) = index.filter(|index| *index < MOST_ANSWERS) {
             self.by_index.insert(index, counts);
         }
@@ -250,6 +282,8 @@ impl EventScan {
             at += memchr2(b'\n', b'\r', data.get(at..)?)?;
             let behind = behind_line_end(data, at)?;
             match data.get(behind)? {
+                // A line end after a lone CR is a lone CR, too.
+                b'\r' if data.get(at..behind) == Some(b"\r") => return Some(behind + 1),
                 b'\n' | b'\r' => return behind_line_end(data, behind),
                 _ => at = behind,
             }
@@ -258,35 +292,71 @@ impl EventScan {
 
     /// Scans one event.
     fn event(&mut self, event: &[u8]) -> Verdict {
+        if let Some(template) = &self.template
+            && template.matches(event)
+        {
+            self.content_events += 1;
+            self.has_content_behind = true;
+            let end = event.len() - template.after.len();
+            return match template.cut.is_empty() {
+                true => Verdict::Keep,
+                false => Verdict::Cut(end + template.cut.start..end + template.cut.end),
+            };
+        }
         let usage = USAGE.find(event);
         let may_have_counts =
             usage.is_some() || OTHER_COUNTS.iter().any(|needle| needle.find(event).is_some());
-        let mut verdict = Verdict::Keep;
+        let (mut verdict, mut has_counts) = (Verdict::Keep, false);
         if may_have_counts {
             let mut finder = Finder::new(IN_EVENT);
             data_of(event, self.framing, |data| finder.push(data));
-            self.note_counts(&finder);
+            has_counts = !self.note_counts(&finder).is_empty();
             if usage.is_some() && self.removal != Removal::Nothing {
                 verdict = self.judge(event, &finder);
             }
         }
-        if verdict != Verdict::Drop && self.has_content(event) {
+        let text = if verdict == Verdict::Drop { None } else { self.content(event) };
+        if may_have_counts || text.is_none() {
+            self.has_last_event |= is_last(event);
+        }
+        if let Some(text) = text {
             self.content_events += 1;
-            self.has_content_behind = !may_have_counts || self.counts.is_empty();
+            if !has_counts {
+                self.has_content_behind = true;
+                self.note_template(event, text, &verdict);
+            }
         }
         verdict
     }
 
+    /// Notes an event whose content begins at `text`, for the events that differ in their text alone.
+    fn note_template(&mut self, event: &[u8], text: usize, verdict: &Verdict) {
+        let mut template = self.template.take().unwrap_or_default();
+        let behind = event.get(text..).unwrap_or_default();
+        let Some(end) = memchr2(b'"', b'\\', behind).filter(|end| behind.get(*end) == Some(&b'"')) else {
+            return;
+        };
+        let end = text + end;
+        template.cut = match verdict {
+            Verdict::Cut(range) if range.start < end => return,
+            Verdict::Cut(range) => range.start - end..range.end - end,
+            Verdict::Keep | Verdict::Drop => 0..0,
+        };
+        template.before.clear();
+        template.before.extend_from_slice(event.get(..text).unwrap_or_default());
+        template.after.clear();
+        template.after.extend_from_slice(event.get(end..).unwrap_or_default());
+        self.template = Some(template);
+    }
+
     /// Decides what is removed of an event with the member `usage`.
     fn judge(&self, event: &[u8], finder: &Finder) -> Verdict {
-        let top = |name: &str| {
-            let of_name = |member: &&crate::json::Member| member.wrapper.is_none() && member.name == name;
-            finder.found().iter().find(of_name).map(|member| &member.value)
-        };
-        let is_extra = top("choices").and_then(Value::as_array).is_some_and(Vec::is_empty);
+        let top =
+            |name: &str| finder.found().iter().find(|member| member.wrapper.is_none() && member.name == name);
+        let is_extra = top("choices").and_then(Member::list).is_some_and(<[u8]>::is_empty);
         match top("usage") {
-            Some(Value::Object(_)) if is_extra => Verdict::Drop,
-            Some(Value::Null) if self.removal == Removal::ChunkAndNulls => {
+            Some(usage) if usage.object().is_some() && is_extra => Verdict::Drop,
+            Some(usage) if &*usage.written == b"null" && self.removal == Removal::ChunkAndNulls => {
                 let cut = top_usage(event).and_then(|at| null_member(event, at));
                 cut.map_or(Verdict::Keep, Verdict::Cut)
             }
@@ -294,21 +364,24 @@ impl EventScan {
         }
     }
 
-    /// Whether an event has content of the answer: a text that is not empty.
-    fn has_content(&mut self, event: &[u8]) -> bool {
+    /// Returns the position of an event's content, which is a text that is not empty: the position
+    /// behind its first quote.
+    fn content(&mut self, event: &[u8]) -> Option<usize> {
         let signs = SIGNS_OF_CONTENT.iter().enumerate();
         let in_order = signs.clone().skip(self.last_sign).chain(signs.take(self.last_sign));
         for (index, sign) in in_order {
-            let is_text = |at: usize| {
-                let behind = event.get(at + sign.needle().len()..).unwrap_or_default().trim_ascii_start();
-                matches!(behind, [b'"', first, ..] if *first != b'"')
+            let text = |at: usize| {
+                let behind = event.get(at + sign.needle().len()..).unwrap_or_default();
+                let value = behind.trim_ascii_start();
+                let is_text = matches!(value, [b'"', first, ..] if *first != b'"');
+                is_text.then(|| event.len() - value.len() + 1)
             };
-            if sign.find_iter(event).any(is_text) {
+            if let Some(text) = sign.find_iter(event).find_map(text) {
                 self.last_sign = index;
-                return true;
+                return Some(text);
             }
         }
-        false
+        None
     }
 }
 
@@ -333,84 +406,3 @@ static SIGNS_OF_CONTENT: LazyLock<[Needle<'static>; 10]> = LazyLock::new(|| {
     ]
     .map(Needle::new)
 });
-
-/// Returns the position behind the line end at `at`. Returns `None` if the line end may go on in the
-/// next piece.
-fn behind_line_end(data: &[u8], at: usize) -> Option<usize> {
-    match (data.get(at)?, data.get(at + 1)) {
-        (b'\r', Some(b'\n')) => Some(at + 2),
-        (b'\r', None) => None,
-        _ => Some(at + 1),
-    }
-}
-
-/// Calls `take` with the data of an event, line by line.
-fn data_of(event: &[u8], framing: Framing, mut take: impl FnMut(&[u8])) {
-    if framing == Framing::Lines {
-        return take(event);
-    }
-    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        if let Some(data) = line.strip_prefix(b"data:") {
-            take(data);
-            take(b"\n");
-        }
-    }
-}
-
-/// Returns the data of a long event that has begun.
-fn without_field(event: &[u8]) -> &[u8] {
-    let begin = event.iter().position(|byte| matches!(byte, b'{' | b'[')).unwrap_or(event.len());
-    event.get(begin..).unwrap_or_default()
-}
-
-/// Returns the position of the member `usage` of an event's object itself, not of an object in it.
-fn top_usage(event: &[u8]) -> Option<usize> {
-    let (mut depth, mut at) = (0_u32, 0);
-    while let Some(&byte) = event.get(at) {
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                let end = behind_string(event, at)?;
-                let is_name = event.get(end..)?.trim_ascii_start().first() == Some(&b':');
-                if depth == 1 && is_name && event.get(at..end) == Some(USAGE.needle()) {
-                    return Some(at);
-                }
-                at = end;
-                continue;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    None
-}
-
-/// Returns the position behind the string that begins at `at`.
-fn behind_string(event: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
-    loop {
-        at += memchr2(b'"', b'\\', event.get(at..)?)?;
-        match event.get(at) {
-            Some(b'"') => return Some(at + 1),
-            _ => at += 2,
-        }
-    }
-}
-
-/// Returns the range of the member `"usage": null` at `at`, with a comma before or behind it.
-fn null_member(event: &[u8], at: usize) -> Option<Range<usize>> {
-    let skip = |from: usize| {
-        let rest = event.get(from..)?;
-        Some(from + rest.len() - rest.trim_ascii_start().len())
-    };
-    let colon = skip(at + USAGE.needle().len())?;
-    let value = skip(colon + usize::from(event.get(colon) == Some(&b':')))?;
-    let end = event.get(value..)?.starts_with(b"null").then_some(value + 4)?;
-    let before = event.get(..at)?.trim_ascii_end();
-    match (before.last(), event.get(skip(end)?)) {
-        (Some(b','), _) => Some(before.len() - 1..end),
-        (_, Some(b',')) => Some(at..skip(skip(end)? + 1)?),
-        _ => None,
-    }
-}

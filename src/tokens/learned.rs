@@ -4,7 +4,11 @@
 use dashmap::DashMap;
 
 /// Tokens for each byte of text, before a model has answered.
-const FIRST_RATIO: f64 = 0.25;
+pub(super) const FIRST_RATIO: f64 = 0.25;
+
+/// Least and most tokens for each byte of text that are learned. A text that a server ignores, or a
+/// template around it, must not spoil the estimates for other requests.
+const RATIOS: std::ops::RangeInclusive<f64> = 1.0 / 16.0..=1.0;
 
 /// Output tokens of a request that declares no number, before a model has answered.
 const FIRST_OUTPUT: u32 = 1024;
@@ -69,8 +73,7 @@ impl Learned {
         }
         let Some(mut model) = self.models.get_mut(model) else { return };
         if let Some(bytes) = text_bytes.filter(|bytes| *bytes >= SHORTEST_TEXT && input > 0) {
-            // A token has a byte or more. A ratio near zero would reserve nothing.
-            let ratio = (input as f64 / bytes as f64).clamp(0.01, 1.0);
+            let ratio = (input as f64 / bytes as f64).clamp(*RATIOS.start(), *RATIOS.end());
             model.ratio += SHARE * (ratio - model.ratio);
         }
         model.note_output(output);

@@ -13,13 +13,14 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 
 use crate::config::UpstreamTls;
 use crate::config::fault::{Fault, Faults};
 use crate::digest::Sha256;
 use crate::pem;
 use crate::regular_file;
+use crate::system_authorities::system_authorities;
 pub(crate) use pinned::CertificateProblem;
 use pinned::{Pinned, PinnedVerifier, Trust};
 
@@ -61,7 +62,7 @@ impl ClientTls {
         let mut faults = Vec::new();
         let trust = match &tls.ca {
             Some(path) => Trust::of_file(path),
-            None => Ok(Trust { roots: Arc::new(systems_authorities()), pinned: Arc::default() }),
+            None => Ok(Trust { roots: Arc::new(system_authorities()), pinned: Arc::default() }),
         };
         let trust = trust.map_err(|fault| faults.push(fault));
         let client = tls.client.as_ref().map(|pair| pem::certified_key(pair, &provider)).transpose();
@@ -123,17 +124,6 @@ fn client_config(
     }
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
-}
-
-/// Returns the certificate authorities of the system. If the system has none (as in a container
-/// from scratch), returns Mozilla's authorities, which are part of this program.
-fn systems_authorities() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let (_added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
 }
 
 /// Returns a digest of the settings and of the files' contents. A file that can't be read is

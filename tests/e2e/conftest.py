@@ -1,5 +1,6 @@
 """Shared fixtures: a real llama.cpp server, and bearward over TLS in front of it."""
 
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -21,30 +22,45 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="session")
-def llama():
-    """Port of a real llama.cpp server with a tiny model."""
+@contextlib.contextmanager
+def llama_server(*options):
+    """Port and process of a real llama.cpp server with a tiny model. `options`: those of llama_server.py."""
     model = CACHE / "tiny.gguf"
     if not model.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         tiny_model.write(str(model.with_suffix(".part")))
         model.with_suffix(".part").rename(model)
     port = free_port()
-    command = [sys.executable, str(HERE / "llama_server.py"), str(model), str(port)]
-    with open(CACHE / "llama.log", "wb") as log:
+    command = [sys.executable, str(HERE / "llama_server.py"), str(model), str(port), *options]
+    log_path = CACHE / f"llama{''.join('-' + option for option in options)}.log"
+    with open(log_path, "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
 
     def is_healthy():
-        assert server.poll() is None, (CACHE / "llama.log").read_text(errors="replace")
+        assert server.poll() is None, log_path.read_text(errors="replace")
         answer = subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/health"], capture_output=True)
         return answer.returncode == 0
 
     try:
         wait_for("llama.cpp is healthy", is_healthy, seconds=60)
-        yield port
+        yield port, server
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """Port of a real llama.cpp server with a tiny model."""
+    with llama_server() as (port, _):
+        yield port
+
+
+@pytest.fixture(scope="session")
+def embedder():
+    """Port of a real llama.cpp server that makes embeddings, and nothing else."""
+    with llama_server("vectors", "embeddings") as (port, _):
+        yield port
 
 
 @pytest.fixture(scope="session")

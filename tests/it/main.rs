@@ -35,6 +35,7 @@ mod listeners;
 mod logs;
 mod models;
 mod outcomes;
+mod output_caps;
 mod page;
 mod placeholders;
 mod process;

@@ -249,6 +249,16 @@ async fn a_form_names_its_model_in_exactly_one_field() {
         ("model=llama-3".to_owned(), "application/x-www-form-urlencoded"),
         (r#"{"model":"llama-3"}"#.to_owned(), "application/json"),
         (format!("{file}--B--\r\n"), kind),
+        (
+            format!(
+                "{}{model}--B--\r\n",
+                part("name=\"x\"", "a\n--B\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngpt")
+            ),
+            kind,
+        ),
+        (format!("{}{model}--B--\r\n", part("name=\"x\"", "a\r--B\r\n")), kind),
+        (format!("{}{model}--B--\r\n", part("name=\"x\"", "--B\r\n")), kind),
+        (format!("{}{model}--B--\r\n", part("name=\"x\"", "").repeat(1001)), kind),
     ] {
         let status = send(body.clone(), kind).await;
         assert!(matches!(status, 400 | 403), "{status} {kind}: {body}");
@@ -348,8 +358,11 @@ async fn a_request_whose_body_is_waited_for_is_in_flight() {
     };
     let mut slow = gateway.raw().await;
     slow.send(format!("{}{}", head(body.len()), &body[..10])).await;
-    let busy = async || gateway.sends(format!("{}{body}", head(body.len()))).await.status == 429;
-    until("the first request is in flight", busy).await;
+    let in_flight = async || {
+        let status = gateway.admin("GET /api/v1/keys", "Bearer the-admin-token").await.json();
+        status.to_string().contains(r#""in_flight":1"#)
+    };
+    until("the first request is in flight", in_flight).await;
     let refused = gateway.sends(format!("{}{body}", head(body.len()))).await;
     refused.assert_denied(429, "CONCURRENCY_LIMIT_EXCEEDED");
     slow.send(&body[10..]).await;
@@ -409,5 +422,78 @@ async fn a_refused_model_is_shown() {
     eventually("a line of each log", || lines("request").len() + lines("audit").len() == 2).await;
     for message in ["request", "audit"] {
         assert_eq!(lines(message)[0]["model"], "gp\u{202e}t", "{message}");
+    }
+}
+
+/// Some servers take a body for a query if its type is that of a form. `curl -d` sends this type with
+/// any body.
+#[tokio::test]
+async fn a_body_of_json_that_is_a_query_as_well_names_no_other_model() {
+    let (_upstream, gateway) = gateway().await;
+    let send = async |body: &str, kind: &str| {
+        post(&gateway, "few", "/v1/chat/completions", kind, body.as_bytes()).await.0
+    };
+    let query = "application/x-www-form-urlencoded";
+    assert_eq!(send(r#"{"model":"llama-3","messages":[]}"#, query).await, 200);
+    for name in ["model", "mod%65l", "model[]"] {
+        let body = format!(r#"{{"model":"llama-3","user":"&{name}=secret&x="}}"#);
+        assert_eq!(send(&body, query).await, 400, "{name}");
+        assert_eq!(send(&body, "application/json").await, 200, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_in_ollamas_cloud_is_allowed_by_its_own_name_alone() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("here", "permissions: [read], models: ['gpt-oss:120b', 'llama3']")
+        .key("cloud", "permissions: [read], models: ['gpt-oss:120b-cloud']")
+        .key("but", "permissions: [read], models: ['!gpt-oss:120b']")
+        .config("routes: ollama")
+        .start()
+        .await;
+    for (key, model, status) in [
+        ("here", "gpt-oss:120b", 200),
+        ("here", "llama3:latest", 200),
+        ("here", "gpt-oss:120b-cloud", 403),
+        ("here", "gpt-oss:120b:cloud", 403),
+        ("here", "GPT-OSS:120B-CLOUD", 403),
+        ("here", "llama3:cloud", 403),
+        ("but", "gpt-oss: 120b", 403),
+        ("but", "x://registry.ollama.ai/library/gpt-oss:120b", 403),
+        ("but", "gpt-oss:20b", 200),
+        ("here", "registry.ollama.ai/library/llama3-cloud:latest", 403),
+        ("cloud", "gpt-oss:120b-cloud", 200),
+        ("cloud", "gpt-oss:120b", 403),
+        ("but", "gpt-oss:120b-cloud", 403),
+    ] {
+        let body = format!(r#"{{"model":"{model}"}}"#);
+        assert_eq!(gateway.post("/api/chat", key, &body).await.status, status, "{key} {model}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_sent_as_a_model_is_masked_wherever_models_are_shown() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .config(&format!("{ROUTES}\nlog: {{format: json}}"))
+        .start_binary()
+        .await;
+    let token = gateway.token("ci").to_owned();
+    let body = json!({"model": token}).to_string();
+    for path in ["/v1/chat/completions", "/v1/nowhere"] {
+        gateway.post(path, "ci", &body).await;
+    }
+    gateway.get(&format!("/v1/realtime?model={token}"), "ci").await;
+    eventually("all lines are there", || gateway.access_lines().len() == 3).await;
+    let secret = token.split('_').nth(2).unwrap();
+    let shown = gateway.access_lines().iter().filter(|line| line["model"].is_string()).count();
+    assert!(shown >= 2 && !gateway.log().concat().contains(secret), "{:?}", gateway.log());
+    let admin = gateway.admin.unwrap();
+    for path in ["/metrics", "/api/v1/status"] {
+        let asked = gateway.client(false).get(format!("http://{admin}{path}")).send().await.unwrap();
+        let answer = asked.text().await.unwrap();
+        assert!(!answer.is_empty() && !answer.contains(secret), "{path}: {answer}");
     }
 }

@@ -214,7 +214,25 @@ async fn the_usage_of_every_server_is_found() {
             5,
         ),
     ];
-    for (name, answer, used) in cases {
+    let probabilities = format!("[{}[-0.5,1,null]]", "[-0.25,42,\"a\"],".repeat(2000));
+    let info = format!(
+        r#"{{"output_token_logprobs":{probabilities},"prompt_tokens":3,"completion_tokens":4,"e2e":1.5}}"#
+    );
+    let details = format!(r#"{{"tokens":{probabilities},"generated_tokens":4,"prefill":[{{}},{{}},{{}}]}}"#);
+    let long = [
+        ("sglang with probabilities", json_answer(&format!(r#"{{"text":"a","meta_info":{info}}}"#)), 7),
+        ("sglang stream with probabilities", sse(&[&format!(r#"{{"text":"a","meta_info":{info}}}"#)]), 7),
+        ("tgi with probabilities", json_answer(&format!(r#"{{"details":{details},"x":"a"}}"#)), 7),
+        (
+            "a long list",
+            json_answer(&format!(
+                "[{}{{}}]",
+                r#"{"timings":{"prompt_n":0,"predicted_n":1},"tokens_predicted":1},"#.repeat(9900)
+            )),
+            9900,
+        ),
+    ];
+    for (name, answer, used) in cases.iter().chain(&long) {
         let upstream = Upstream::answering(answer.clone()).await;
         let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
         let answer = post(&gateway, "/v1/x", &json!({"model": "m", "max_tokens": 100})).await;
@@ -262,6 +280,14 @@ async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() 
             5,
         ),
         (
+            "a usage before the words",
+            sse(&format!(
+                "data: {{\"usage\":{{\"prompt_tokens\":0,\"completion_tokens\":1}}}}\n\n{}",
+                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n".repeat(4)
+            )),
+            4,
+        ),
+        (
             "several answers in one stream",
             sse(
                 "data: {\"index\":0,\"meta_info\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: {\"index\":1,\"meta_info\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n",
@@ -300,6 +326,21 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
         assert_eq!(sent, format!("{{\"stream_options\":{{\"include_usage\":true}},{}", &body[1..]));
         assert_eq!(10_000 - remaining(&gateway).await, 4);
     }
+    // Who declines the usage is asked for nothing, and bearward still learns it.
+    for (options, sent) in [
+        ("null", r#"{"include_usage":true}"#),
+        ("{}", r#"{"include_usage":true}"#),
+        (r#"{"include_usage":false}"#, r#"{"include_usage":true}"#),
+        (r#"{ "include_usage": null }"#, r#"{ "include_usage": true }"#),
+    ] {
+        let upstream = Upstream::answering(chunked(asked, 4096)).await;
+        let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+        let body = |options: &str| format!(r#"{{"stream":true,"stream_options":{options},"max_tokens":50}}"#);
+        let answer = gateway.post("/v1/chat/completions", "ci", &body(options)).await;
+        assert_eq!(String::from_utf8(answer.body).unwrap(), plain, "{options}");
+        assert_eq!(String::from_utf8(upstream.only_request().body).unwrap(), body(sent));
+        assert_eq!(10_000 - remaining(&gateway).await, 4);
+    }
     // Words in the answer, nested members, and events that are too long to keep.
     let word = |more: &str| {
         format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"usage\"}},\"usage\":null}}]{more}}}\n\n")
@@ -318,7 +359,11 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
     // Who asks by itself, or does not stream, gets what the upstream sends.
     for body in [
         "{\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
-        "{\"stream\":true,\"stream_options\":null}",
+        "{\"stream\":true,\"stream_options\":{\"include_usage\":false,\"continuous_usage_stats\":true}}",
+        "{\"stream\":true,\"stream_options\":{\"include_usage\":false},\"stream_options\":null}",
+        "{\"stream\":true,\"stream_options\":[]}",
+        "{\"stream\":true,\"Stream_Options\":null}",
+        "{\"stream\":true,\"stream_options\":{\"Include_Usage\":false}}",
         "{\"stream\":false}",
         "{\"x\":1}",
         "{\"stream\":true,\"stream\":true}",
@@ -647,4 +692,85 @@ async fn an_explained_reservation_is_the_one_that_is_made() {
     assert!(text.contains("400 TOKENS_EXCEED_LIMIT"), "{text}");
     let text = explained(&json!({"model": "m", "max_tokens": 1, "options": {}, "n": 1000}).to_string());
     assert!(text.contains("400 OUTPUT_LIMIT_EXCEEDED"), "{text}");
+}
+
+/// A reservation is regained while its request is open, as any other charge. It is not given back then:
+/// requests that are held open would add up to any number of windows.
+#[tokio::test]
+async fn a_reservation_that_was_regained_is_not_given_back() {
+    let upstream =
+        Upstream::answering(json_answer("{\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":1000}}"))
+            .await;
+    let (gateway, clock) = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{output_tokens: 1000, per: 1h}]")
+        .config(ROUTES)
+        .clock("2026-06-01T00:00:00Z");
+    let gateway = gateway.start().await;
+    let (body, token) =
+        (format!("{{\"max_tokens\":1000,\"images\":[\"{}", "x".repeat(70_000)), gateway.token("ci"));
+    let mut held = gateway.raw().await;
+    let head = "POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 80000\r\nAuthorization: Bearer";
+    held.send(format!("{head} {token}\r\n\r\n{body}")).await;
+    until("the request has reserved its tokens", async || remaining(&gateway).await == 0).await;
+    clock.advance(Duration::from_secs(3600));
+    let body = json!({"max_tokens": 1000});
+    assert_eq!(post(&gateway, "/v1/x", &body).await.status(), 200);
+    let before = upstream.open();
+    drop(held);
+    eventually("the request has ended", || upstream.open() < before).await;
+    assert_eq!(post(&gateway, "/v1/x", &body).await.status(), 429);
+    assert_eq!(remaining(&gateway).await, 0, "the request that was held open gives nothing back");
+}
+
+#[tokio::test]
+async fn limits_of_a_route_and_of_a_key_are_apart_whatever_the_name_of_the_route() {
+    let upstream =
+        Upstream::answering(json_answer("{\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":600}}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{output_tokens: 1000, per: 1h}]")
+        .config(
+            "routes: [{name: output, paths: ['/**'], permission: read, model_in: body, rate_limits: [{tokens: 1000000, per: 1h}]}]",
+        )
+        .start()
+        .await;
+    let body = json!({"max_tokens": 600});
+    assert_eq!(post(&gateway, "/v1/x", &body).await.status(), 200);
+    assert_eq!(post(&gateway, "/v1/x", &body).await.status(), 429);
+}
+
+#[tokio::test]
+async fn answers_that_are_made_in_the_background_are_refused_under_a_token_limit() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 1000, per: 1h}]")
+        .key("free", "permissions: [read], rate_limits: [{requests: 1000, per: 1h}]")
+        .config(ROUTES)
+        .start()
+        .await;
+    let body = "{\"background\":true,\"max_output_tokens\":5}";
+    gateway.post("/v1/responses", "ci", body).await.assert_denied(400, "BAD_REQUEST");
+    assert_eq!(gateway.post("/v1/responses", "free", body).await.status, 200);
+    assert_eq!(gateway.post("/v1/responses", "ci", &body.replace("true", "false")).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_comes_in_an_encoding_that_can_be_read() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
+    let request = gateway.client(false).post(gateway.url("/v1/x"));
+    let request = request.header("authorization", format!("Bearer {}", gateway.token("ci")));
+    request.header("accept-encoding", "gzip, br").body("{\"max_tokens\":5}").send().await.unwrap();
+    assert_eq!(upstream.only_request().header("accept-encoding"), Some("gzip"));
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_reserves_all_of_its_bytes() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = gateway(&upstream, "{input_tokens: 1000, per: 1h}").await;
+    let text = "x ".repeat(30_000);
+    for body in [format!("\u{feff}{{\"prompt\":\"{text}\"}}"), format!("{{\"x\":NaN,\"prompt\":\"{text}\"}}")]
+    {
+        gateway.post("/v1/completions", "ci", &body).await.assert_denied(400, "TOKENS_EXCEED_LIMIT");
+    }
+    assert!(upstream.requests().is_empty());
 }

@@ -157,6 +157,9 @@ fn cases(directory: &Path) -> Vec<Case> {
             "routes: [{name: a, paths: [/x, /y], permission: read, model_in: body, models: [m]}, \
              {name: b, paths: [/y], permission: read, model_in: query}]",
         ),
+        case(&["keys have max_output_tokens, and the route a has no `model_in`"])
+            .key("permissions: [read], created_at: 2026-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z, request: {max_output_tokens: 5}")
+            .config("routes: [{name: a, paths: [/a], permission: read}]"),
         case(&["no route has `model_in`"])
             .config("rate_limits: [{tokens: 1k, per: 1m}]\nroutes: [{name: a, paths: [/**], permission: read}]"),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),

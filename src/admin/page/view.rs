@@ -40,6 +40,30 @@ pub(super) struct Status {
     pub(super) trend: Trend,
     pub(super) tokens_last_minute: Vec<TokenUse>,
     pub(super) store: Store,
+    pub(super) shared: Option<Shared>,
+}
+
+/// The replicas that share limits, and the server that has these.
+#[derive(Deserialize)]
+pub(super) struct Shared {
+    pub(super) server: String,
+    pub(super) is_available: bool,
+    pub(super) trouble: Option<String>,
+    pub(super) unavailable_seconds: f64,
+    pub(super) granted_unavailable: u64,
+    pub(super) replicas: Vec<Replica>,
+    pub(super) leases: u64,
+    pub(super) asks_per_second: f64,
+    pub(super) asks_unanswered: u64,
+    pub(super) ask_p99_seconds: Option<f64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Replica {
+    pub(super) id: String,
+    pub(super) is_this: bool,
+    pub(super) generation: u64,
+    pub(super) configuration: String,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +138,15 @@ pub(super) struct Store {
     pub(super) path: String,
     pub(super) is_writable: bool,
     pub(super) why_not: Option<String>,
+    pub(super) server: Option<Server>,
+}
+
+/// The Redis server with the keys.
+#[derive(Deserialize)]
+pub(super) struct Server {
+    pub(super) is_reachable: bool,
+    pub(super) generation: Option<u64>,
+    pub(super) replicas: u64,
 }
 
 /// The fields of `/api/v1/keys` that the page shows.

@@ -11,7 +11,9 @@ use super::values::{ahead, named, now};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::say;
 use crate::config::AgeAction;
+use crate::config::decode::parse_duration;
 use crate::key_store::edit::{Editor, Found};
+use crate::key_store::redis::Waited;
 use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
@@ -106,6 +108,46 @@ impl Rotate {
 pub(super) struct Revoke {
     #[command(flatten)]
     target: KeyArgument,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Whether a command returns only when every replica has applied its change.
+#[derive(Debug, Args)]
+struct Waiting {
+    /// Return when every replica has applied the change (for a store in a Redis server)
+    #[arg(long)]
+    wait: bool,
+    /// The longest time to wait
+    #[arg(long, value_name = "DURATION", default_value = "10s", requires = "wait")]
+    wait_timeout: String,
+}
+
+impl Waiting {
+    /// Waits for the replicas if this was asked for. Fails if some replica has not confirmed that it
+    /// has applied the change.
+    fn for_replicas(&self, editor: &Editor) -> Result<(), Failure> {
+        if !self.wait {
+            return Ok(());
+        }
+        let usage = || {
+            Failure::Usage(format!("--wait-timeout {}: a duration is needed, as in 10s", self.wait_timeout))
+        };
+        let patience = parse_duration(&self.wait_timeout).ok_or_else(usage)?;
+        let Waited { applied, behind, lost } = editor.wait_for_replicas(patience)?;
+        if !behind.is_empty() {
+            let behind = behind.join(", ");
+            return Err(Failure::Failed(format!("not applied within {}, by {behind}", self.wait_timeout)));
+        }
+        if !lost.is_empty() {
+            let lost = lost.join(", ");
+            return Err(Failure::Failed(format!(
+                "not confirmed by {lost}: these replicas have ended, or can't reach the server; applied by {applied} others"
+            )));
+        }
+        say(&format!("bearward: applied by {applied} replicas"));
+        Ok(())
+    }
 }
 
 impl Revoke {
@@ -113,12 +155,12 @@ impl Revoke {
         let (editor, found) = self.target.open()?;
         if found.record.disabled {
             say(&format!("bearward: {} was turned off before", named(&found.record)));
-            return Ok(());
+            return self.waiting.for_replicas(&editor);
         }
         let after = KeyRecord { disabled: true, ..found.record.clone() };
         or_by_hand(&editor, Some(&after), editor.replace(&found, &after))?;
         say(&format!("bearward: {} is turned off, with all its secrets", named(&after)));
-        Ok(())
+        self.waiting.for_replicas(&editor)
     }
 }
 

@@ -147,7 +147,7 @@ impl List {
             return used::list(admin, self.token_file.as_deref(), &wanted);
         }
         let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
-        let records = Store::at(&self.store.path()?)?.records(&*self.store.ids_of_store()?)?;
+        let records = Store::at(&self.store.place()?)?.records(&*self.store.ids_of_store()?)?;
         let mut rows: Vec<Row> = records.into_iter().map(|record| Row::of(record, now, max_age)).collect();
         rows.retain(|row| self.wants(row));
         match self.sort {
@@ -198,7 +198,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let (max_age, now) = (rotation(&self.store)?, Timestamp::now());
-        let record = find(&Store::at(&self.store.path()?)?, &self.key, &*self.store.ids_of_store()?)?.record;
+        let record = find(&Store::at(&self.store.place()?)?, &self.key, &*self.store.ids_of_store()?)?.record;
         let row = Row::of(record, now, max_age);
         let shown = row.as_json(now);
         if self.json {

@@ -34,7 +34,7 @@ impl Verify {
         let credential = Credential::new(read_token("verify")?.as_bytes());
         let nothing = KeyCache::default();
         let ids = self.store.ids()?;
-        let set = Store::at(&path)?.load(Reading::first(&nothing, &ids))?;
+        let set = Store::at(&self.store.place()?)?.load(Reading::first(&nothing, &ids))?;
         let found = match KeyCache::from(&set).lookup(&credential) {
             Ok((_, found)) => found,
             Err(no_match) => {

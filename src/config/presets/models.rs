@@ -2,7 +2,7 @@
 
 use super::preset::Preset;
 use crate::config::model::{ModelIn, RouteModel, Usage, UsesTokens};
-use crate::model::ModelNaming;
+use crate::model::{ModelNaming, Server};
 
 /// Returns the model rules of a preset's route with these paths.
 pub(super) fn of_route(preset: Preset, name: &str, paths: &[&str]) -> RouteModel {
@@ -49,5 +49,32 @@ pub(super) fn of_route(preset: Preset, name: &str, paths: &[&str]) -> RouteModel
         name,
         "embeddings" | "rerank" | "score" | "classify" | "decisions" | "encode" | "images" | "moderations"
     ) || has(&["/speech", "/embed"]);
-    RouteModel { place, uses_tokens, has_no_output, naming, usage, ..RouteModel::default() }
+    // Tensors of Triton's own protocol, and OpenAI's jobs.
+    let are_jobs = paths.iter().all(|path| path.ends_with("/batches") || path.contains("/runs"));
+    let hides_output = are_jobs || (preset == Preset::Triton && name == "infer");
+    let server = server(preset);
+    RouteModel {
+        place,
+        uses_tokens,
+        has_no_output,
+        hides_output,
+        server,
+        naming,
+        usage,
+        ..RouteModel::default()
+    }
+}
+
+/// Returns the server of a preset.
+fn server(preset: Preset) -> Server {
+    match preset {
+        Preset::OpenAi => Server::OpenAi,
+        Preset::Vllm => Server::Vllm,
+        Preset::LlamaCpp => Server::LlamaCpp,
+        Preset::Ollama => Server::Ollama,
+        Preset::Triton => Server::Triton,
+        Preset::SgLang => Server::SgLang,
+        Preset::Tgi => Server::Tgi,
+        Preset::Any => Server::Unknown,
+    }
 }

@@ -33,6 +33,15 @@ const RESOURCES: &[&str] = &[
     "/v1/videos/**",
 ];
 
+/// Paths whose POST starts a job that generates content.
+const JOBS: &[&str] = &[
+    "/v1/batches",
+    "/v1/evals/*/runs",
+    "/v1/threads/runs",
+    "/v1/threads/*/runs",
+    "/v1/threads/*/runs/*/submit_tool_outputs",
+];
+
 /// The rows of this preset. Paths that generate content need `read`, which is the permission to
 /// read data and generate content.
 pub(super) const ROWS: &[Row] = &[
@@ -86,5 +95,6 @@ pub(super) const ROWS: &[Row] = &[
     ("models-change", &[Method::DELETE], &["/v1/models/**"], WRITE),
     ("search", POST, &["/v1/vector_stores/*/search"], READ),
     ("resources", GET, RESOURCES, READ),
+    ("resources-change", POST, JOBS, WRITE),
     ("resources-change", CHANGES, RESOURCES, WRITE),
 ];

@@ -26,7 +26,7 @@ pub(super) fn fields(record: &KeyRecord) -> Vec<String> {
 }
 
 /// Returns a line of a JSON Lines file.
-pub(super) fn line(record: &KeyRecord) -> String {
+pub(in crate::key_store) fn line(record: &KeyRecord) -> String {
     let fields = object(record).into_iter().map(|(name, value)| (name.to_owned(), value));
     Text::Map(fields.collect()).in_json()
 }

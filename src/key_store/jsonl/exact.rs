@@ -42,6 +42,10 @@ pub(super) fn decode(
 
 /// Decodes a line without comparing it to other lines. The caller looks for shared ids, names and
 /// hashes.
-pub(super) fn decode_alone(path: &Path, number: usize, line: &[u8]) -> Result<KeyRecord, Unread> {
+pub(in crate::key_store) fn decode_alone(
+    path: &Path,
+    number: usize,
+    line: &[u8],
+) -> Result<KeyRecord, Unread> {
     decode(path, number, line, &mut Unique::default())
 }

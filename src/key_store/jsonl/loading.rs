@@ -17,11 +17,12 @@ use crate::config::fault::{Fault, Faults};
 use crate::key_store::build_set::BuildSet;
 use crate::key_store::claim::Claim;
 use crate::key_store::reading::{AtFault, Pace};
+use crate::key_store::settle::Unread;
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
 /// The maximum number of faults that are reported. After this many faults, a file whose lines must
 /// all be good is not read further.
-pub(super) const MAX_FAULTS: usize = 100;
+pub(in crate::key_store) const MAX_FAULTS: usize = 100;
 /// How long a background thread works before it sleeps for the same time. A request then waits for
 /// the processor at most this long, and not for a whole time slice of the system's scheduler.
 const STRETCH: Duration = Duration::from_micros(200);
@@ -73,8 +74,8 @@ impl Read {
 }
 
 /// The part of a set that one thread builds, and the thread's state while it reads lines.
-pub(super) struct Loading<'e, B> {
-    pub(super) builder: B,
+pub(in crate::key_store) struct Loading<'e, B> {
+    pub(in crate::key_store) builder: B,
     at_fault: AtFault,
     /// The numbers of lines that are good by themselves but are not used, because they share an id,
     /// a name or a hash with another line.
@@ -90,7 +91,7 @@ pub(super) struct Loading<'e, B> {
 }
 
 impl<'e, B: BuildSet> Loading<'e, B> {
-    pub(super) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
+    pub(in crate::key_store) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
         let (created_at, expires_at) = Default::default();
         let (read, terms, text) = Default::default();
         Loading {
@@ -159,22 +160,42 @@ impl<'e, B: BuildSet> Loading<'e, B> {
             self.read.claims.push((number, claim.unwrap_or_else(|unread| unread.claim)));
             return;
         }
-        let fingerprint = self.builder.fingerprint(line);
-        if self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_fast(line, fingerprint) {
-            return;
-        }
+        let Err(fingerprint) = self.take_quickly(line) else { return };
         match decode_alone(path, number, line) {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
                 // Only the last line of a file can lack a line break.
                 self.read.has_entries |= unread.is_entry;
                 self.read.is_cut |= !with_end.ends_with(b"\n") && is_cut(line);
-                if !self.read.is_full() {
-                    self.read.faults.extend(unread.faults);
-                }
-                self.read.claims.push((number, unread.claim));
+                self.take_unread(number, unread);
             }
         }
+    }
+
+    /// Takes a line without an exact decoding.
+    ///
+    /// # Errors
+    ///
+    /// The fingerprint of a line that needs an exact decoding.
+    pub(in crate::key_store) fn take_quickly(&mut self, line: &[u8]) -> Result<(), u64> {
+        let fingerprint = self.builder.fingerprint(line);
+        let is_taken =
+            self.keep(line, fingerprint) || line.len() <= MAX_LINE && self.take_fast(line, fingerprint);
+        if is_taken { Ok(()) } else { Err(fingerprint) }
+    }
+
+    /// Takes an entry that is at fault.
+    pub(in crate::key_store) fn take_unread(&mut self, number: usize, unread: Unread) {
+        if !self.read.is_full() {
+            self.read.faults.extend(unread.faults);
+        }
+        self.read.claims.push((number, unread.claim));
+    }
+
+    /// Returns the set, the first faults, and the claims of all entries at fault.
+    pub(in crate::key_store) fn into_parts(self) -> (B, Vec<Fault>, Vec<(usize, Claim)>) {
+        let faults = self.read.sorted();
+        (self.builder, faults, self.read.claims)
     }
 
     /// Adds the key of an unchanged line without decoding the line. Most of a million lines are
@@ -208,7 +229,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
 
     /// Adds the key that the exact decoder returned for a line, and remembers the key's terms, so
     /// that the fast path can decode similar lines.
-    pub(super) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
+    pub(in crate::key_store) fn take_record(&mut self, record: &KeyRecord, line: &[u8], fingerprint: u64) {
         let draft = record.draft();
         if record.terms.previous.is_empty()
             && self.terms.len() < MAX_TERMS

@@ -15,6 +15,30 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- define "bearward.valkey.name" -}}
+{{- printf "%s-valkey" (include "bearward.name" . | trunc 56 | trimSuffix "-") }}
+{{- end }}
+
+{{- define "bearward.valkey.selector" -}}
+app.kubernetes.io/name: bearward-valkey
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "bearward.valkey.labels" -}}
+{{ include "bearward.valkey.selector" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* Files of Valkey, with the prefix of the configuration. */}}
+{{- define "bearward.valkey.files" -}}
+{{- $shared := .Values.config.shared | default dict }}
+{{- range $path, $bytes := .Files.Glob "valkey/*" }}
+{{ base $path }}: |
+  {{- toString $bytes | replace "bw:" (printf "%s:" ($shared.prefix | default "bw")) | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "bearward.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -28,7 +52,23 @@ capabilities: {drop: [ALL]}
 {{- $admin := dict "address" "0.0.0.0:9090" "token_file" "/run/secrets/bearward/admin/token" }}
 {{- if eq .Values.mode "sidecar" }}{{ $_ := set $admin "ready_with_upstreams" true }}{{ end }}
 {{- $ours := dict "listeners" (list (dict "address" "0.0.0.0:8443" "tls" $tls)) "admin" $admin "keys" $keys }}
-{{- merge $ours (omit .Values.config "keys") | toYaml }}
+{{- if .Values.shared.enabled }}
+{{- $valkey := printf "redis://bearward@%s:6379/0" (include "bearward.valkey.name" .) }}
+{{- $shared := dict "redis" (ternary $valkey .Values.shared.redis .Values.valkey.enabled) "replicas" (include "bearward.most" . | int) }}
+{{- with .Values.secrets.redis }}{{ $_ := set $shared "password" (dict "file" "/run/secrets/bearward/redis/password") }}{{ end }}
+{{- $_ := set $ours "shared" (merge (deepCopy (.Values.config.shared | default dict)) $shared) }}
+{{- end }}
+{{- merge $ours (omit .Values.config "keys" "shared") | toYaml }}
+{{- end }}
+
+{{/* The Secret for the Redis or Valkey server, or nothing. */}}
+{{- define "bearward.redis" -}}
+{{- if .Values.shared.enabled }}{{ .Values.secrets.redis }}{{ end }}
+{{- end }}
+
+{{/* The highest number of replicas. */}}
+{{- define "bearward.most" -}}
+{{- ternary .Values.autoscaling.maxReplicas .Values.replicas (and (eq .Values.mode "gateway") .Values.autoscaling.enabled) }}
 {{- end }}
 
 {{- define "bearward.container" -}}
@@ -61,6 +101,9 @@ volumeMounts:
   - {name: keys, mountPath: /run/secrets/bearward/keys, readOnly: true}
   - {name: tls, mountPath: /run/secrets/bearward/tls, readOnly: true}
   - {name: admin, mountPath: /run/secrets/bearward/admin, readOnly: true}
+  {{- if include "bearward.redis" . }}
+  - {name: redis, mountPath: /run/secrets/bearward/redis, readOnly: true}
+  {{- end }}
   {{- with .Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -1,0 +1,32 @@
+//! A charge of tokens, which is corrected when its request has ended.
+
+use std::sync::Arc;
+
+use super::gcra::Window;
+use crate::config::Unit;
+
+/// A charge of a window that counts tokens.
+#[derive(Debug)]
+pub(crate) struct TokenCharge {
+    pub(super) window: Arc<Window>,
+    pub(super) of: ChargeOf,
+}
+
+/// Where a charge can be corrected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChargeOf {
+    /// Nothing was charged.
+    Nothing,
+    /// This process's own window: the id of the charge.
+    Own(u64),
+    /// The bucket of all replicas: its line behind the charge (see `lease.lua`).
+    Bucket(u64),
+    /// This replica's part of the window: the id of the charge.
+    Part(u64),
+}
+
+impl TokenCharge {
+    pub(super) fn unit(&self) -> Unit {
+        self.window.unit()
+    }
+}

@@ -1,0 +1,248 @@
+//! The limiter's questions to the lender: limits that hold for all replicas together.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::ask::{Ask, Granted, Reply};
+use super::concurrency::ConcurrencyPermit;
+use super::gcra::Window;
+use super::key_state::KeyState;
+use super::leased_slots::{LeasedSlots, SlotReply, SlotStep};
+use super::leases::{Leases, Step};
+use super::lender::{Attempts, Lender, Standing};
+use super::{Charged, Cost, Limiter, NotGranted, Refused};
+use crate::config::{AttemptQuota, Quota};
+
+impl Limiter {
+    /// Returns an ask for one unit of an unused window of this quota, to try a server.
+    pub(crate) fn ask_for_check(quota: Quota) -> Option<Ask> {
+        let window = Arc::new(Window::new(None, quota));
+        let mut leases = Leases::default();
+        let (_waits, _must_ask) = leases.charge([&window].into_iter(), Cost::REQUEST, 0);
+        leases.begin_ask(0)
+    }
+
+    /// Whether limits hold for all replicas together.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.lender.is_some()
+    }
+
+    /// Returns the number of keys of which this replica holds units.
+    pub(crate) fn leases(&self) -> usize {
+        let now = self.clock.monotonic_nanos();
+        self.states
+            .iter()
+            .filter(|state| state.with_leases(|leases| leases.has_units(now)) == Some(true))
+            .count()
+    }
+
+    /// Whether an address has failed of late in this process.
+    pub(crate) fn has_failed(&self, address: IpAddr, quota: AttemptQuota) -> bool {
+        self.attempts.failures(address, quota, self.clock.monotonic_nanos()).0 > 0
+    }
+
+    /// Counts failed attempts of an address in all replicas together, which this process has counted
+    /// already. Waits for the server that has
+    /// these, but not longer than its timeout. `count`: zero to find out only whether the address has
+    /// used up its attempts.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the time that the address has to wait, if its failed attempts were used up.
+    pub(crate) async fn count_attempts(
+        &self,
+        address: IpAddr,
+        quota: AttemptQuota,
+        count: u32,
+    ) -> Result<(), Duration> {
+        let Some(lender) = &self.lender else { return Ok(()) };
+        let attempts = Attempts { address, quota, count };
+        let counted = match lender.standing() {
+            Standing::Available => {
+                let counted = lender.count_attempts(attempts);
+                tokio::time::timeout(lender.timeout(), counted).await.ok().and_then(Result::ok)
+            }
+            Standing::Part(_) | Standing::Refuses => None,
+        };
+        let now = self.clock.monotonic_nanos();
+        let Some(counted) = counted else {
+            return self.count_attempts_in_part(lender.as_ref(), attempts, now);
+        };
+        if let Some(wait) = counted.wait {
+            self.attempts.exhaust(address, quota.per, wait, now);
+        }
+        match (counted.is_refused, counted.wait) {
+            (true, wait) => Err(wait.unwrap_or(quota.per)),
+            (false, _) => Ok(()),
+        }
+    }
+
+    /// Judges failed attempts by this replica's part of them, because the server can't be asked.
+    fn count_attempts_in_part(
+        &self,
+        lender: &dyn Lender,
+        attempts: Attempts,
+        now: u64,
+    ) -> Result<(), Duration> {
+        let Attempts { address, quota, count } = attempts;
+        let part = lender.part_of_attempts(quota).per_address;
+        let (failures, left) = self.attempts.failures(address, quota, now);
+        let wait = if failures > 0 { left } else { quota.per };
+        // Without a guess, the question is whether there may be another one.
+        let is_refused = failures > part || (count == 0 && failures > 0 && failures >= part);
+        if failures >= part && (failures > 0 || is_refused) {
+            self.attempts.exhaust(address, quota.per, wait, now);
+        }
+        if is_refused {
+            return Err(wait);
+        }
+        lender.tell_attempts(attempts);
+        Ok(())
+    }
+
+    /// Acquires one of the `limit` permits that a key has, in all replicas together if limits are
+    /// shared; `None` if all of them are in use. Waits for the server that has these, but not longer
+    /// than its timeout.
+    ///
+    /// # Errors
+    ///
+    /// The server can't be asked, and the configuration grants nothing then.
+    pub(crate) async fn enter_key(
+        &self,
+        state: &Arc<KeyState>,
+        limit: u32,
+    ) -> Result<Option<ConcurrencyPermit>, NotGranted> {
+        let Some(lender) = &self.lender else { return Ok(ConcurrencyPermit::acquire(state, limit)) };
+        let mut standing = lender.standing();
+        let mut reply = SlotReply::Unavailable;
+        if matches!(standing, Standing::Available) {
+            let now = self.clock.monotonic_nanos();
+            let step = state.with_slots(|slots| slots.enter(limit, now));
+            let Some((step, must_ask)) = step else { return Err(NotGranted::Unavailable) };
+            if must_ask {
+                lender.ask_slots(state);
+            }
+            reply = match step {
+                SlotStep::Done(reply) => reply,
+                SlotStep::Waits(reply) => {
+                    let give_back = |reply| {
+                        let is_granted = reply == SlotReply::Granted;
+                        if is_granted && state.with_slots(LeasedSlots::leave) == Some(true) {
+                            lender.report_slots(state);
+                        }
+                    };
+                    let reply = AwaitedReply { reply, give_back }.within(lender.timeout()).await;
+                    reply.unwrap_or(SlotReply::Unavailable)
+                }
+            };
+            if reply == SlotReply::Unavailable {
+                standing = lender.standing_without_answer();
+            }
+        }
+        if let (SlotReply::Unavailable, Standing::Part(part)) = (reply, standing) {
+            let of_part = state.with_slots(|slots| slots.enter_part(limit, part));
+            reply = of_part.unwrap_or(SlotReply::Unavailable);
+            // The server is told of it when it can be.
+            lender.report_slots(state);
+        }
+        match reply {
+            SlotReply::Granted => Ok(Some(ConcurrencyPermit::of_slot(state, lender))),
+            SlotReply::Refused => Ok(None),
+            SlotReply::Unavailable => Err(NotGranted::Unavailable),
+        }
+    }
+
+    /// Charges the windows as [`Limiter::charge`] does, in the limits of all replicas together if there
+    /// are any. Waits for the server that has these, but not longer than its timeout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Limiter::charge`]; or the server can't be asked, and the configuration grants nothing then.
+    pub(crate) async fn charge_shared<'w>(
+        &self,
+        state: &Arc<KeyState>,
+        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
+        cost: Cost,
+    ) -> Result<Charged, NotGranted> {
+        let Some(lender) = &self.lender else {
+            return self.charge(state, windows, cost).map_err(NotGranted::Refused);
+        };
+        let standing = match lender.standing() {
+            Standing::Available => {
+                let now = self.clock.monotonic_nanos();
+                let step = state.with_leases(|leases| leases.charge(windows.clone(), cost, now));
+                let Some((step, must_ask)) = step else { return Err(NotGranted::Unavailable) };
+                if must_ask {
+                    lender.ask(state);
+                }
+                let reply = match step {
+                    Step::Done(reply) => reply,
+                    Step::Waits(reply) => {
+                        let give_back = |reply| {
+                            let Reply::Granted(granted) = reply else { return };
+                            if state.with_leases(|leases| leases.take_back(&granted)) == Some(true) {
+                                lender.report(state);
+                            }
+                        };
+                        let reply = AwaitedReply { reply, give_back }.within(lender.timeout()).await;
+                        reply.unwrap_or(Reply::Unavailable)
+                    }
+                };
+                match reply {
+                    Reply::Unavailable => lender.standing_without_answer(),
+                    reply => return decided(reply),
+                }
+            }
+            other => other,
+        };
+        let Standing::Part(part) = standing else { return Err(NotGranted::Unavailable) };
+        let now = self.clock.monotonic_nanos();
+        let charged = state.with_leases(|leases| leases.charge_part(windows, cost, part, now));
+        let Some((reply, must_ask)) = charged else { return Err(NotGranted::Unavailable) };
+        if must_ask {
+            lender.ask(state);
+        }
+        if let Reply::Granted(_) = reply {
+            lender.granted_away();
+        }
+        decided(reply)
+    }
+}
+
+/// A reply that a request waits for. If the request leaves, or waits no longer, what the reply grants is
+/// given back.
+struct AwaitedReply<T, F: Fn(T)> {
+    reply: oneshot::Receiver<T>,
+    give_back: F,
+}
+
+impl<T, F: Fn(T)> AwaitedReply<T, F> {
+    async fn within(mut self, timeout: Duration) -> Option<T> {
+        tokio::time::timeout(timeout, &mut self.reply).await.ok().and_then(Result::ok)
+    }
+}
+
+impl<T, F: Fn(T)> Drop for AwaitedReply<T, F> {
+    fn drop(&mut self) {
+        // A reply that was received is not there any more.
+        self.reply.close();
+        if let Ok(reply) = self.reply.try_recv() {
+            (self.give_back)(reply);
+        }
+    }
+}
+
+/// Returns the outcome of a request by the reply to it.
+fn decided(reply: Reply) -> Result<Charged, NotGranted> {
+    match reply {
+        Reply::Granted(Granted { status, of_tokens, would_refuse, .. }) => {
+            let would_refuse = would_refuse.map(|(window, wait)| Refused { window, wait });
+            Ok(Charged { status, of_tokens, would_refuse })
+        }
+        Reply::Refused(window, wait) => Err(NotGranted::Refused(Refused { window, wait })),
+        Reply::Unavailable => Err(NotGranted::Unavailable),
+    }
+}
