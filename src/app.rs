@@ -49,7 +49,7 @@ use crate::thread_supervisor::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
-use first_keys::FirstKeys;
+use first_keys::{FirstKeys, Purpose};
 pub use start_error::StartError;
 use start_error::while_doing;
 
@@ -114,7 +114,7 @@ impl App {
         // The baseline is recorded before any file is read, so that the first check for changes
         // finds every later change.
         let baseline = Baseline::of(config);
-        let prepared = Prepared::new(config, ids, &clock)?;
+        let prepared = Prepared::new(config, ids, &clock, Purpose::Service)?;
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
@@ -341,21 +341,27 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads all files that the configuration names, and returns all of their faults.
-    pub(crate) fn new(
+    fn new(
         config: &Config,
         ids: Result<Arc<IdSecret>, Fault>,
         clock: &Clock,
+        purpose: Purpose,
     ) -> Result<Self, Faults> {
-        Self::read(config, ids, clock).map_err(|faults| config.named_files.placed(faults))
+        Self::read(config, ids, clock, purpose).map_err(|faults| config.named_files.placed(faults))
     }
 
-    fn read(config: &Config, ids: Result<Arc<IdSecret>, Fault>, clock: &Clock) -> Result<Self, Faults> {
+    fn read(
+        config: &Config,
+        ids: Result<Arc<IdSecret>, Fault>,
+        clock: &Clock,
+        purpose: Purpose,
+    ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let ids = ids.unwrap_or_else(|fault| {
             faults.push(fault);
             Arc::new(IdSecret::random())
         });
-        let first = FirstKeys::read(config, &ids).unwrap_or_else(|of_keys| {
+        let first = FirstKeys::read(config, &ids, purpose).unwrap_or_else(|of_keys| {
             faults.extend(of_keys.0);
             FirstKeys::default()
         });
@@ -405,7 +411,7 @@ impl Prepared {
     /// Makes the same state as [`Prepared::new`], but writes no file, for `bearward check` and
     /// `bearward explain`.
     pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
-        Self::new(config, id_secret::for_check(&config.keys), clock)
+        Self::new(config, id_secret::for_check(&config.keys), clock, Purpose::Check)
     }
 
     /// Returns the settings of shared limits, if there are any.

@@ -206,8 +206,8 @@ impl Server {
         if let Some(user) = &self.address.user {
             builder = builder.set_client_to_redis_username(user);
         }
-        if let Some(password) = &self.password {
-            builder = builder.set_client_to_redis_password(password.as_str());
+        if let Some(password) = self.password() {
+            builder = builder.set_client_to_redis_password(password);
         }
         if self.address.is_tls {
             builder = builder
@@ -228,8 +228,8 @@ impl Server {
         if let Some(user) = &self.address.user {
             builder = builder.username(user);
         }
-        if let Some(password) = &self.password {
-            builder = builder.password(password.as_str());
+        if let Some(password) = self.password() {
+            builder = builder.password(password);
         }
         if self.address.is_tls {
             builder = builder.tls(TlsMode::Secure).certs(self.tls());
@@ -306,6 +306,13 @@ impl Server {
         }
     }
 
+    /// Returns the password. A user without one has an empty one: the client would leave out a user
+    /// without a password, and go on as the server's default user.
+    fn password(&self) -> Option<&str> {
+        let password = self.password.as_ref().map(|password| password.as_str());
+        password.or(self.address.user.as_ref().map(|_| ""))
+    }
+
     fn settings(&self) -> RedisConnectionInfo {
         let mut settings = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
@@ -314,8 +321,8 @@ impl Server {
         if let Some(user) = &self.address.user {
             settings = settings.set_username(user);
         }
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password.as_str());
+        if let Some(password) = self.password() {
+            settings = settings.set_password(password);
         }
         settings
     }

@@ -10,6 +10,14 @@ use crate::key_store::{AtFault, Reading, Store};
 use crate::keys::id_secret::IdSecret;
 use crate::reload::StoodKeys;
 
+/// What the state is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Service,
+    /// `bearward check` and `bearward explain`, which nobody waits for.
+    Check,
+}
+
 /// The keys that a start has read.
 #[derive(Default)]
 pub(super) struct FirstKeys {
@@ -23,8 +31,11 @@ pub(super) struct FirstKeys {
 impl FirstKeys {
     /// Reads the key store. A Redis server that can't be read is no reason not to start: other replicas
     /// may start at the same time, and the server may come back before this process does.
-    pub(super) fn read(config: &Config, ids: &IdSecret) -> Result<Self, Faults> {
+    pub(super) fn read(config: &Config, ids: &IdSecret, purpose: Purpose) -> Result<Self, Faults> {
         let store = Store::allowed_at(&config.keys.path, config.keys.allow_plaintext)?;
+        if purpose == Purpose::Service {
+            store.announce();
+        }
         let nothing = KeyCache::default();
         let reading = Reading::first(&nothing, ids);
         let Store::Redis(redis) = &store else {

@@ -29,10 +29,24 @@ use zeroize::Zeroizing;
 
 use crate::config::KeyServer;
 use crate::config::fault::{Fault, Faults};
+use crate::random_id::random_id;
 use link::Link;
 use names::Names;
 use version::{Edited, Taken, Version};
 pub(crate) use version::{Health, Waited};
+
+/// The life of a registration that heartbeats renew, and of one before the first heartbeat, which
+/// loads of many entries renew.
+const REGISTRATION: Duration = Duration::from_millis(2500);
+const ANNOUNCED: Duration = Duration::from_secs(10);
+
+/// The registration of a replica that has not applied any version yet.
+#[derive(Debug)]
+struct Announced {
+    /// The id of the replica.
+    id: String,
+    renewed_at: Instant,
+}
 
 /// A store in a Redis server, with what is known of it.
 pub(crate) struct RedisStore {
@@ -47,6 +61,8 @@ pub(crate) struct RedisStore {
     health: Mutex<Health>,
     /// Whether the watcher has connected anew, perhaps to another master.
     has_moved: AtomicBool,
+    /// The registration that the watcher takes over.
+    announced: Mutex<Option<Announced>>,
     /// The last edit that was made through this `RedisStore`.
     edited: Mutex<Option<Edited>>,
 }
@@ -68,6 +84,7 @@ impl RedisStore {
             is_told: AtomicBool::new(false),
             health: Mutex::default(),
             has_moved: AtomicBool::new(false),
+            announced: Mutex::default(),
             edited: Mutex::default(),
         }
     }
@@ -75,6 +92,31 @@ impl RedisStore {
     /// Returns the server and the access to it.
     pub(crate) fn server(&self) -> &KeyServer {
         &self.server
+    }
+
+    /// Registers this replica before it loads the store for service, so that an edit after the load
+    /// is waited for.
+    pub(crate) fn announce(&self) {
+        let id = random_id();
+        // Without a registration, the load most likely fails, too; the watcher registers later.
+        if apart(|| self.link().register(&self.names, &id)).is_ok() {
+            *self.announced() = Some(Announced { id, renewed_at: Instant::now() });
+        }
+    }
+
+    /// Renews the registration that was announced, if it is time. A load may take longer than its life.
+    fn keep_announced(&self, link: &mut Link) {
+        if let Some(announced) = &mut *self.announced()
+            && announced.renewed_at.elapsed() > ANNOUNCED / 4
+        {
+            // A connection that is lost fails the load.
+            let _is_kept = link.register(&self.names, &announced.id);
+            announced.renewed_at = Instant::now();
+        }
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Option<Announced>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the server has exactly the version in service. Also notes that a reader has begun to
@@ -165,6 +207,13 @@ impl RedisStore {
         }
         Vec::new()
     }
+}
+
+/// Returns the arguments of the script of a registration. `life`: zero ends it; `applied`: the version
+/// in service.
+fn registration(id: &str, life: Duration, applied: Option<Version>) -> [String; 4] {
+    let (generation, store) = applied.map_or_else(Default::default, |of| (of.generation, of.store));
+    [id.to_owned(), life.as_millis().to_string(), generation.to_string(), store]
 }
 
 /// Runs blocking work. A thread that runs asynchronous tasks may not block in another runtime, so

@@ -75,6 +75,13 @@ impl Store {
         }
     }
 
+    /// Says, where replicas are waited for, that this process will have the store in service.
+    pub(crate) fn announce(&self) {
+        if let Store::Redis(store) = self {
+            store.announce();
+        }
+    }
+
     /// Reads the store for a server that starts and has no keys yet. A store without keys is a
     /// fault, because most likely something is missing; but not a store in a Redis server, which
     /// somebody has begun.

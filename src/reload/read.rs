@@ -121,7 +121,11 @@ impl Current {
             (StorePlace::Redis(server), Some(redis)) if **server == *redis.server() => {
                 Ok(Store::Redis(redis.clone()))
             }
-            (place, _) => Store::allowed_at(place, config.keys.allow_plaintext),
+            (place, _) => {
+                let store = Store::allowed_at(place, config.keys.allow_plaintext)?;
+                store.announce();
+                Ok(store)
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import threading
 import time
 
@@ -54,24 +55,33 @@ class Stub:
             await asyncio.wait(others)
 
 
+def key_id(key):
+    return "key_" + key.split("_")[1]
+
+
 @contextlib.contextmanager
-def fleet(count, upstream, redis_url, limits, more="", config="", permission="read", routes=None):
+def fleet(count, upstream, redis_url, limits, more="", config="", permission="read", routes=None, suits=None):
     """Replicas that share one key, whose limits are `limits`, and a Redis server. Yields them and the key.
 
     `redis_url`: `None` for limits of their own; `more`: fields of `shared`; `config`: more of the configuration;
-    `permission`: that of the key and of all routes; `routes`: other routes.
+    `permission`: that of the key and of all routes; `routes`: other routes; `suits`: says whether the key may
+    be this one.
     """
     with contextlib.ExitStack() as stack:
         shared = f"shared: {{redis: {redis_url}{more}}}\n" if redis_url else ""
         routes = routes or f"[{{name: all, paths: ['/**'], permission: {permission}}}]"
         config = f"routes: {routes}\n{shared}workers: 1\n{config}"
-        first = stack.enter_context(Gateway(upstream, {"reader": ["--permissions", permission]}, config=config, admin=True))
+        # Of a dozen random ids, one suits.
+        names = ["reader"] if suits is None else [f"reader-{number}" for number in range(12)]
+        readers = {name: ["--permissions", permission] for name in names}
+        first = stack.enter_context(Gateway(upstream, readers, config=config, admin=True))
+        key = next(key for key in first.tokens.values() if suits is None or suits(key))
         keys = first.path / "keys.yaml"
-        keys.write_text(keys.read_text().rstrip() + f"\n    {limits}\n")
+        keys.write_text(re.sub(rf"^.*\bid: {key_id(key)}$", rf"\g<0>\n    {limits}", keys.read_text(), flags=re.MULTILINE))
         assert first.reload()["success"], first.lines
         config = f"keys: {{path: {keys}}}\n{config}"
         others = [stack.enter_context(Gateway(upstream, {}, config=config, admin=True)) for _ in range(count - 1)]
-        yield [first, *others], first.tokens["reader"]
+        yield [first, *others], key
 
 
 async def offer(replicas, key, rate, seconds, shares=None):

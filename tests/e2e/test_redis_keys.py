@@ -17,7 +17,8 @@ import urllib.request
 import pytest
 import trustme
 
-from fleet import Stub
+from fault_proxy import FaultProxy
+from fleet import Stub, key_id
 from gateway import ROOT, Gateway, binary, free_port, wait_for
 from redis_groups import Cluster
 from redis_server import REDIS_7, REDIS_8, VALKEY_9, Redis, documented_rules
@@ -100,10 +101,6 @@ def readiness(replica):
 
 def is_stale(replica):
     return "stale_since" in readiness(replica)[1].get("keys", {})
-
-
-def key_id(token):
-    return "key_" + token.split("_")[1]
 
 
 def log(replica):
@@ -272,6 +269,7 @@ def test_changes_by_other_programs_count(redis, stub):
     tokens = {name: create(redis.url, name) for name in ("a", "b", "c")}
     entry = lambda name: redis.cli("HGET", ENTRIES, key_id(tokens[name]))
     with replicas(2, stub, redis.url) as fleet:
+        wait_for("both replicas follow the store", lambda: redis.cli("HLEN", "{bw:keys}:replicas") == "2")
         off = {**json.loads(entry("a")), "disabled": True}
         redis.cli("HSET", ENTRIES, off["id"], json.dumps(off))
         wait_for("a changed entry counts", lambda: are_all(fleet, tokens["a"], 401), seconds=4)
@@ -445,6 +443,17 @@ def test_wait_returns_after_the_last_replica_has_it(redis, stub):
     assert keys("revoke", "key-11", "--wait", url="/dev/null", check=False).returncode != 0
 
 
+def test_a_replica_is_waited_for_from_its_start(redis, stub):
+    """The way to the server is slow, so the first heartbeat comes well after the start."""
+    token = create(redis.url, "reader")
+    with FaultProxy(redis.port) as proxy:
+        proxy.become("delay", 0.1)
+        with replicas(1, stub, f"redis://127.0.0.1:{proxy.port}") as [replica]:
+            assert ask(replica, token)[0] == 200
+            keys("revoke", "reader", "--wait", url=redis.url)
+            assert ask(replica, token)[0] == 401
+
+
 def test_the_documented_user_is_enough_and_a_password_file_is_read_anew(redis, stub, tmp_path):
     redis.cli("ACL", "SETUSER", "bearward", "on", ">secret", *documented_rules("keys.md"))
     url = f"redis://bearward@127.0.0.1:{redis.port}"
@@ -502,6 +511,8 @@ def test_a_check_says_what_is_missing(redis, tmp_path):
     url = f"redis://bearward@127.0.0.1:{redis.port}"
     run = check(url, "wrong", tmp_path)
     assert run.returncode == 78 and "password" in run.stderr and "wrong" not in run.stderr, run.stderr
+    run = check(url, None, tmp_path)
+    assert run.returncode == 78, "a user without a password is not the default user"
     redis.cli("ACL", "SETUSER", "bearward", "-client|tracking")
     run = check(url, "secret", tmp_path)
     assert run.returncode == 78 and "client|tracking" in run.stderr, run.stderr

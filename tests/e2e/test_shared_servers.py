@@ -15,7 +15,7 @@ import pytest
 
 import hostile_redis
 from fault_proxy import FaultProxy
-from fleet import Stub, excess, fleet
+from fleet import Stub, excess, fleet, key_id
 from gateway import Gateway, wait_for
 from hostile_redis import HostileRedis
 from redis_groups import Cluster, SentinelGroup
@@ -189,14 +189,10 @@ def fleet_on(cluster, stub):
     """
     cluster.wait()
     of_replicas = cluster.index_of("{bw:fleet}:state")
-    while True:
-        with fleet(3, stub.port, cluster.shared, LIMITS) as (replicas, key):
-            name = re.search(r"key_\w+", (replicas[0].path / "keys.yaml").read_text())[0]
-            of_key = cluster.index_of(f"bw:{{{name}}}")
-            if of_key != of_replicas:
-                yield replicas, key, {"replicas": of_replicas, "key": of_key}
-                return
-        # The names of keys are random, so the next one is likely to be elsewhere.
+    node_of = lambda key: cluster.index_of(f"bw:{{{key_id(key)}}}")
+    # A fleet that ends stays registered for a while, and would make the parts of the next one smaller.
+    with fleet(3, stub.port, cluster.shared, LIMITS, suits=lambda key: node_of(key) != of_replicas) as (replicas, key):
+        yield replicas, key, {"replicas": of_replicas, "key": node_of(key)}
 
 
 def check_cluster_failover(of):

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::names::Names;
 use super::scripts::{Scripts, StoreScript, bytes, changes, list, message, pairs, version, word};
 use super::version::{Changes, Version};
+use super::{ANNOUNCED, registration};
 use crate::config::KeyServer;
 use crate::config::fault::Fault;
 use crate::key_store::jsonl::MAX_LINE;
@@ -122,7 +123,7 @@ impl Link {
         Link { server, scripts: Scripts::default(), runtime: None, connection: None }
     }
 
-    /// Runs a script that only reads. If the connection was lost meanwhile, runs it on a new one.
+    /// Runs a script that may run twice. If the connection was lost meanwhile, runs it on a new one.
     fn read(
         &mut self,
         names: &Names,
@@ -208,6 +209,13 @@ impl Link {
             Ok((version, values.map(|value| bytes(Some(value))).collect::<RedisResult<_>>()?))
         };
         Ok(texts()?)
+    }
+
+    /// Registers a replica that has not applied any version.
+    pub(super) fn register(&mut self, names: &Names, id: &str) -> Result<(), LinkError> {
+        let arguments = registration(id, ANNOUNCED, None);
+        let (arguments, keys) = (arguments.each_ref().map(String::as_bytes), names.of_registration());
+        self.read(names, |scripts| &scripts.beat, &keys, &arguments).map(drop)
     }
 
     /// Returns the id of each registered replica, with the generation and the name of the store that

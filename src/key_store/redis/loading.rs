@@ -179,6 +179,7 @@ impl RedisStore {
             if piece.next == b"0" {
                 return Ok(Some(Version { entries, ..version }));
             }
+            self.keep_announced(&mut link);
             piece = link.scan(&self.names, &piece.next).map_err(failed)?;
             if piece.version.as_ref().is_none_or(|now| now.store != version.store) {
                 return Err(self.fault("the store was replaced while it was read"));

@@ -35,6 +35,11 @@ impl Names {
         }
     }
 
+    /// Returns the names that the script of a registration gets.
+    pub(super) fn of_registration(&self) -> [&str; 3] {
+        [&self.entries, &self.state, &self.replicas]
+    }
+
     /// Returns a name that nothing else uses.
     pub(super) fn of_own(&self, part: &str, unique: &str) -> String {
         format!("{}:{part}:{unique}", self.base)

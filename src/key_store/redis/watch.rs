@@ -15,10 +15,10 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::RedisStore;
 use super::link::{LinkError, connect, reached, track};
 use super::scripts::{Scripts, list, number, version};
 use super::version::{Health, Pushes, Version};
+use super::{REGISTRATION, RedisStore, registration};
 use crate::config::fault::Faults;
 use crate::key_store::availability::Availability;
 use crate::random_id::random_id;
@@ -29,8 +29,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The time after which a heartbeat has no answer. With it, a connection that was lost without a
 /// word is noticed within 1.5 s.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(1000);
-/// The life of a registration, in milliseconds.
-const REGISTRATION: u64 = 2500;
 /// Shortest time between two heartbeats, so that endless push messages cost little.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Time between two attempts to connect: at first, and at most.
@@ -112,7 +110,8 @@ impl Watcher {
     }
 
     async fn follow(&self) {
-        let id = random_id();
+        let announced = self.store.announced().take();
+        let id = announced.map_or_else(random_id, |announced| announced.id);
         let (mut pause, mut told) = (RECONNECT.0, None);
         while !self.stop.is_asked() {
             let pushed = Arc::new(Pushed::default());
@@ -285,7 +284,7 @@ impl<'w> Session<'w> {
             }
             if self.watcher.stop.is_asked() {
                 // The registration ends by itself if this fails.
-                let _is_left = timeout(BEAT_TIMEOUT, self.beat(0)).await;
+                let _is_left = timeout(BEAT_TIMEOUT, self.beat(Duration::ZERO)).await;
                 return None;
             }
         }
@@ -308,15 +307,10 @@ impl<'w> Session<'w> {
         }
     }
 
-    async fn beat(&self, life: u64) -> RedisResult<Beat> {
+    async fn beat(&self, life: Duration) -> RedisResult<Beat> {
         let store = &self.watcher.store;
-        let (generation, name) = match store.version_in_service() {
-            Some(Version { store, generation, .. }) => (generation, store),
-            None => (0, String::new()),
-        };
-        let (life, generation) = (life.to_string(), generation.to_string());
-        let arguments = [self.id, &life, &generation, &name].map(str::as_bytes);
-        let names = [store.names.entries.as_str(), &store.names.state, &store.names.replicas];
+        let arguments = registration(self.id, life, store.version_in_service());
+        let (arguments, names) = (arguments.each_ref().map(String::as_bytes), store.names.of_registration());
         let answer = self.scripts.beat.run(&mut self.connection.clone(), &names, &arguments).await?;
         let mut values = list(answer)?.into_iter();
         Ok(Beat { version: version(&mut values)?, replicas: number(values.next())? })
