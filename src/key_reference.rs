@@ -24,6 +24,7 @@ fn permissions() -> Vec<&'static str> {
 fn wanted(field: &Field) -> Value {
     let mut schema = match field.form {
         Form::Name | Form::Label => json!({"type": "string", "minLength": 1, "pattern": LABEL}),
+        Form::Group => json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}),
         Form::Permissions => json!({"type": "array", "minItems": 1, "items": {"enum": permissions()}}),
         Form::Instant => json!({"type": "string", "format": "date-time"}),
         Form::Flag => json!({"type": "boolean"}),
@@ -53,7 +54,7 @@ fn shown(field: &Field) -> Value {
         _ => json!([kind, "null"]),
     };
     let mut schema = match field.form {
-        Form::KeyId | Form::Name | Form::Label => json!({"type": or_null("string")}),
+        Form::KeyId | Form::Name | Form::Label | Form::Group => json!({"type": or_null("string")}),
         Form::Permissions => json!({"type": "array", "items": {"enum": permissions()}}),
         Form::Instant => json!({"type": or_null("string"), "format": "date-time"}),
         Form::Flag => json!({"type": "boolean"}),
@@ -156,6 +157,7 @@ fn form(form: Form) -> &'static str {
     match form {
         Form::KeyId => "`key_…`",
         Form::Name | Form::Label => "text",
+        Form::Group => "the name of a group",
         Form::Hash => "`sha256:…`",
         Form::Secrets => "a list of `{hash, expires_at}`",
         Form::Permissions => "a list",

@@ -12,6 +12,7 @@ mod decode;
 pub(crate) mod directory;
 pub(crate) mod edit;
 mod file;
+pub(crate) mod groups;
 pub(crate) mod id_secret;
 mod jsonl;
 pub(crate) mod labels;

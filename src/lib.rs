@@ -34,6 +34,7 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod group;
 mod guard;
 mod hooks;
 mod host_pattern;

@@ -5,6 +5,7 @@
 //! span t. All windows of a request are judged at one instant, and either all of them are charged
 //! or none. Limit state belongs to the id of a key and outlives every reload. It is forgotten when
 //! its key no longer exists and its windows are full, because a newly made state would be equal.
+//! A request of a key of a group is charged to both: each is a [`Holder`] of limits.
 
 mod ask;
 mod attempt_counts;
@@ -13,6 +14,7 @@ mod companions;
 mod concurrency;
 mod cost;
 mod gcra;
+mod holder;
 mod in_flight;
 mod key_state;
 mod lease;
@@ -29,7 +31,7 @@ mod window_uses;
 
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -37,11 +39,11 @@ use smallvec::SmallVec;
 
 pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
 pub(crate) use attempt_counts::FailedAttempts;
-pub(crate) use charge::TokenCharge;
 use companions::Companions;
 pub(crate) use concurrency::ConcurrencyPermit;
 pub(crate) use cost::Cost;
 pub(crate) use gcra::{Wait, Window};
+pub(crate) use holder::{Debit, Holder};
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
 pub(crate) use key_state::KeyState;
@@ -49,6 +51,7 @@ pub(crate) use leased_slots::{LeasedSlots, SlotAsk};
 pub(crate) use lender::{Attempts, AttemptsCounted, Lender, Standing};
 pub(crate) use part::PartOf;
 pub(crate) use status::LimitStatus;
+use window_uses::WindowUses;
 
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota, Unit};
@@ -71,11 +74,11 @@ pub(crate) struct Limiter {
 }
 
 /// The outcome of charging the windows of a request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Charged {
     pub(crate) status: LimitStatus,
     /// The charges of tokens, to be settled when the request has ended.
-    pub(crate) of_tokens: SmallVec<[TokenCharge; 2]>,
+    pub(crate) debits: SmallVec<[Debit; 2]>,
     /// The refusal of a window that is not enforced.
     pub(crate) would_refuse: Option<Refused>,
 }
@@ -212,96 +215,118 @@ impl Limiter {
         self.windows.retain(|_, window| Arc::strong_count(window) > 1);
     }
 
-    /// Charges all enforced `windows` for a request of this cost, or charges none of them. A window
-    /// that is not enforced is charged if it would grant the request.
+    /// Charges all enforced windows of a request's key, and of the group of the key, for a request of
+    /// this cost, or charges none of them. A window that is not enforced is charged if it would grant
+    /// the request.
     ///
     /// # Errors
     ///
     /// Fails with the window that has the longest wait, if any enforced window refuses the request.
-    pub(crate) fn charge<'w>(
+    pub(crate) fn charge(
         &self,
-        state: &KeyState,
-        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
+        key: &Holder<'_>,
+        group: Option<&Holder<'_>>,
         cost: Cost,
     ) -> Result<Charged, Refused> {
-        let mut uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever locks both states locks the key's first.
+        let mut of_key = key.state.uses();
+        let mut of_group = group.map(|group| (group, group.state.uses()));
         let now = self.clock.monotonic_nanos();
-        let mut charged = SmallVec::<[_; 4]>::new();
-        let (mut refusal, mut would_refuse) = (None, None);
-        for window in windows.clone() {
-            let refused = match window.charge_for(uses.arrival(window, now), now, cost) {
-                Ok(arrival) => {
-                    charged.push((window, arrival));
-                    continue;
-                }
-                Err(wait) => Refused { window: window.clone(), wait },
-            };
-            let first = if window.quota().is_enforced { &mut refusal } else { &mut would_refuse };
-            if first.as_ref().is_none_or(|other: &Refused| other.wait < refused.wait) {
-                *first = Some(refused);
-            }
+        let mut judged = Judged::default();
+        judged.judge(&of_key, key, cost, now);
+        let mine = judged.charged.len();
+        if let Some((group, uses)) = &of_group {
+            judged.judge(uses, group, cost, now);
         }
+        let Judged { charged, refusal, would_refuse } = judged;
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        let mut of_tokens = SmallVec::new();
-        for (window, arrival) in charged {
+        let mut debits = SmallVec::new();
+        for (index, (window, arrival)) in charged.into_iter().enumerate() {
+            let (state, uses) = match &mut of_group {
+                Some((group, uses)) if index >= mine => (group.state, &mut **uses),
+                _ => (key.state, &mut *of_key),
+            };
             match window.unit() {
                 Unit::Requests => uses.store(window, arrival, now),
                 Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => {
-                    of_tokens.push(uses.open(window, cost.of(window.unit()), arrival, now));
+                    let charge = uses.open(window, cost.of(window.unit()), arrival, now);
+                    debits.push(Debit { state: state.clone(), charge });
                 }
             }
         }
-        Ok(Charged { status: LimitStatus::of(&uses, windows, now), of_tokens, would_refuse })
+        let mut status = LimitStatus::of(&of_key, key.windows(), now);
+        if let Some((group, uses)) = &of_group {
+            status = status.and(LimitStatus::of(uses, group.windows(), now));
+        }
+        Ok(Charged { status, debits, would_refuse })
     }
 
     /// Corrects the charges of a request when its actual cost is known: charges the difference, or
     /// gives it back. The difference is charged even if the window has fewer units left. The window
     /// then grants nothing until it has regained the missing units. What a window has regained of a
     /// charge is not given back a second time.
-    pub(crate) fn settle(&self, state: &Arc<KeyState>, charges: &[TokenCharge], charged: Cost, used: Cost) {
-        if let Some(lender) = &self.lender {
+    pub(crate) fn settle(&self, debits: &[Debit], charged: Cost, used: Cost) {
+        for Debit { state, charge } in debits {
+            let (charged, used) = (charged.of(charge.unit()), used.of(charge.unit()));
+            let Some(lender) = &self.lender else {
+                let mut uses = state.uses();
+                uses.close(charge, charged, used, self.clock.monotonic_nanos());
+                continue;
+            };
             let now = self.clock.monotonic_nanos();
-            let must_report = state.with_leases(|leases| {
-                let settle = |charge: &TokenCharge| {
-                    let unit = charge.unit();
-                    leases.settle(charge, charged.of(unit), used.of(unit), now)
-                };
-                charges.iter().map(settle).fold(false, |one, other| one | other)
-            });
-            if must_report == Some(true) {
+            if state.with_leases(|leases| leases.settle(charge, charged, used, now)) == Some(true) {
                 lender.report(state);
             }
-            return;
-        }
-        let mut uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.monotonic_nanos();
-        for charge in charges {
-            let unit = charge.unit();
-            uses.close(charge, charged.of(unit), used.of(unit), now);
         }
     }
 
-    /// Returns the state of the windows without charging them.
-    pub(crate) fn status<'w>(
-        &self,
-        state: &KeyState,
-        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
-    ) -> LimitStatus {
+    /// Returns the state of a holder's windows without charging them.
+    pub(crate) fn status(&self, holder: &Holder<'_>) -> LimitStatus {
         let now = self.clock.monotonic_nanos();
         if let Some(lender) = &self.lender {
             let part = match lender.standing() {
                 Standing::Part(part) => Some(part),
                 Standing::Available | Standing::Refuses => None,
             };
-            let status = state.with_leases(|leases| leases.status(windows.clone(), part, now));
+            let status = holder.state.with_leases(|leases| leases.status(holder.windows(), part, now));
             if let Some(status) = status {
                 return status;
             }
         }
-        let uses = state.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        LimitStatus::of(&uses, windows, now)
+        LimitStatus::of(&holder.state.uses(), holder.windows(), now)
+    }
+}
+
+/// The judgement of a request by all windows of its key and its group.
+#[derive(Default)]
+struct Judged<'w> {
+    /// The windows that grant the request, and their arrival times behind it.
+    charged: SmallVec<[(&'w Arc<Window>, u64); 4]>,
+    /// The refusals with the longest wait: of a window that is enforced, and of one that is not.
+    refusal: Option<Refused>,
+    would_refuse: Option<Refused>,
+}
+
+impl<'w> Judged<'w> {
+    fn judge(&mut self, uses: &WindowUses, holder: &Holder<'w>, cost: Cost, now: u64) {
+        for window in holder.windows() {
+            let refused = match window.charge_for(uses.arrival(window, now), now, cost) {
+                Ok(arrival) => {
+                    self.charged.push((window, arrival));
+                    continue;
+                }
+                Err(wait) => Refused { window: window.clone(), wait },
+            };
+            let first = match window.quota().is_enforced {
+                true => &mut self.refusal,
+                false => &mut self.would_refuse,
+            };
+            if first.as_ref().is_none_or(|other: &Refused| other.wait < refused.wait) {
+                *first = Some(refused);
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use http::HeaderName;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, ReadFile, StorePlace, TrustedProxies};
 use crate::folding::folded;
+use crate::group::Groups;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
@@ -47,6 +48,7 @@ pub(crate) struct Snapshot {
     pub(crate) secret_headers: Arc<[HeaderName]>,
     /// Quota of the failed attempts of an address; `None` for no limit.
     pub(crate) failed_attempts: Option<AttemptQuota>,
+    pub(crate) groups: Groups,
     /// Windows of a key that has no rate limits of its own.
     pub(crate) default_windows: Vec<Arc<Window>>,
     /// Limit of requests in flight for a key that has no such limit of its own; `None` for no
@@ -95,6 +97,7 @@ impl Snapshot {
             admin_auth: Auth { headers: config.auth.headers.clone(), ..Auth::default() },
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
+            groups: Groups::new(&config.groups, limiter),
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,
         })

@@ -16,7 +16,7 @@ use crate::key_cache::LiveKey;
 use crate::keys::field::Shown;
 use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
-use crate::limit::KeyState;
+use crate::limit::{Holder, KeyState, LimitStatus};
 use crate::proxy::Gateway;
 
 const DEFAULT_LIMIT: usize = 100;
@@ -137,7 +137,8 @@ fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {
     shown
 }
 
-/// Returns the state of the key's own limits. The limits of routes are not included.
+/// Returns the state of the limits of the key, and of those of its group. The limits of routes are not
+/// included.
 fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let Gateway { snapshot, limiter, .. } = gateway;
     let snapshot = snapshot.load();
@@ -148,8 +149,17 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let own: Option<Vec<_>> =
         key.rate_limits().map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect());
     let windows = own.as_deref().unwrap_or(&snapshot.default_windows);
-    let status = limiter.status(&state, windows.iter());
-    let windows: Vec<Value> = status
+    let of_key = of_windows(&limiter.status(&Holder { state: &state, windows: [windows, &[]] }));
+    let of_group = key.group().and_then(|name| snapshot.groups.get(name));
+    let of_group = of_group.map(|group| of_windows(&limiter.status(&group.holder()))).into_iter().flatten();
+    let windows: Vec<Value> = of_key.into_iter().chain(of_group).collect();
+    let concurrent = key.max_concurrent().or(snapshot.default_max_concurrent);
+    let concurrent = concurrent.map(|limit| json!({"limit": limit, "in_flight": state.in_flight()}));
+    json!({"rate_limits": windows, "concurrent": concurrent})
+}
+
+fn of_windows(status: &LimitStatus) -> Vec<Value> {
+    status
         .windows()
         .map(|(policy, quota, remaining, reset)| {
             json!({
@@ -162,10 +172,7 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
                 "full_in_seconds": reset.as_secs_f64(),
             })
         })
-        .collect();
-    let concurrent = key.max_concurrent().or(snapshot.default_max_concurrent);
-    let concurrent = concurrent.map(|limit| json!({"limit": limit, "in_flight": state.in_flight()}));
-    json!({"rate_limits": windows, "concurrent": concurrent})
+        .collect()
 }
 
 /// Returns the usage of the key since the process started.

@@ -228,7 +228,8 @@ fn of_tokens(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Option<Strin
     if snapshot.routes.routes().any(|route| route.uses_tokens(&Method::POST)) {
         return None;
     }
-    (counts_tokens(&config.rate_limits) || of_keys()).then(|| {
+    let of_groups = || config.groups.iter().any(|group| counts_tokens(&group.rate_limits));
+    (counts_tokens(&config.rate_limits) || of_groups() || of_keys()).then(|| {
         "limits count tokens, and no route has `model_in`, which says that its requests use tokens".to_owned()
     })
 }
@@ -236,7 +237,8 @@ fn of_tokens(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Option<Strin
 /// Returns a warning if keys have a cap on output, and a route does not say how its requests ask for
 /// output.
 fn of_caps(set: &KeySet, snapshot: &Snapshot) -> Option<String> {
-    let is_capped = set.entries.iter().any(|(_, live)| live.key.output_cap().is_some());
+    let is_capped = set.entries.iter().any(|(_, live)| live.key.output_cap().is_some())
+        || snapshot.groups.all().any(|group| group.output_cap.is_some());
     let hidden = || snapshot.routes.routes().find(|route| route.hides_output("POST"));
     let route = is_capped.then(hidden).flatten()?;
     Some(format!(

@@ -447,9 +447,15 @@ fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) -> String {
         format!("{} ({source}): {amount} in {per} s, {burst} at once{only_counts}", window.name())
     };
     let of_key = own.unwrap_or(&snapshot.default_windows).iter().map(|window| quota(window, source));
+    let group = live.key.group().and_then(|name| snapshot.groups.get(name));
+    let of_group =
+        group.into_iter().flat_map(|group| &group.windows).map(|window| quota(window, "the group's"));
+    let group_concurrent = group.and_then(|group| group.max_concurrent);
+    let group_concurrent = group_concurrent.map(|limit| format!("{limit} in flight in the group"));
     let of_route = route.windows.iter().map(|window| quota(window, "the route's"));
     let concurrent = live.key.max_concurrent().or(snapshot.default_max_concurrent);
     let concurrent = concurrent.map(|limit| format!("{limit} in flight"));
-    let all: Vec<String> = of_key.chain(of_route).chain(concurrent).collect();
+    let all: Vec<String> =
+        of_key.chain(of_route).chain(of_group).chain(concurrent).chain(group_concurrent).collect();
     if all.is_empty() { "none".to_owned() } else { all.join("; ") }
 }

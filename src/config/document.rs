@@ -12,6 +12,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
 use crate::config::form::{Form, non_empty, number, off_or};
+use crate::config::group::{Group, groups};
 use crate::config::keys::{Keys, keys};
 use crate::config::limits::Limits;
 use crate::config::listener::Listener;
@@ -45,6 +46,8 @@ section! {
         rate_limits: Vec<Quota> = rate_limits().or_default();
         /// The number of requests in flight at once, for each key that has no limit of its own.
         max_concurrent: Option<u32> = number(1).optional();
+        /// Groups of keys that have limits together.
+        groups: Vec<Group> = groups().or_default();
         /// The number of credentials without a matching key that one address may present in a
         /// window of time. `off` removes this limit.
         failed_attempts: Option<AttemptQuota> = off_or(nested()).or(Some(AttemptQuota::default()));

@@ -133,7 +133,7 @@ impl OnExcess {
 const ON_EXCESS: [(&str, OnExcess); 2] = [("refuse", OnExcess::Refuse), ("lower", OnExcess::Lower)];
 
 /// Returns the `Form` of a list of patterns for models.
-fn models() -> Form<ModelPatterns> {
+pub(super) fn models() -> Form<ModelPatterns> {
     non_empty(word()).then(|d, node, written| match ModelPatterns::new(written) {
         Ok(patterns) => Some(patterns),
         Err((_, fault)) => d.hinted(node.at, fault.to_string(), "as in [\"llama-3*\", \"!*-70b\"]"),

@@ -101,6 +101,15 @@ mod tests {
                 "/properties/routes/anyOf/1/items/anyOf/0/properties/request",
                 route("model_in: body, request: {max_output_tokens: 1, unheard_of: 1}"),
             ),
+            ("/properties/groups/items", but("", "groups: [{name: a, unheard_of: 1}]")),
+            (
+                "/properties/groups/items/properties/rate_limits/items",
+                but("", "groups: [{name: a, rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]}]"),
+            ),
+            (
+                "/properties/groups/items/properties/request",
+                but("", "groups: [{name: a, request: {max_output_tokens: 1, unheard_of: 1}}]"),
+            ),
             ("/properties/keys/properties/redis", keys_redis("unheard_of: 1")),
             (
                 "/properties/keys/properties/redis/properties/password",

@@ -55,7 +55,13 @@ fn changed(store: &Store, path: &Path, content: &[u8], ids: &IdSecret) {
     let known = KeyCache::from(&before);
     std::fs::write(path, content).unwrap();
     let (at_fault, pace) = (AtFault::Held, Pace::Fast(1));
-    let reading = Reading { known: &known, last_good: &before.last_good, ids, at_fault, pace };
+    let reading = Reading {
+        known: &known,
+        last_good: &before.last_good,
+        at_fault,
+        pace,
+        ..Reading::first(&known, ids)
+    };
     if let Ok(set) = store.load(reading) {
         let secrets = set.kept + set.entries.len();
         known.replace(&set);

@@ -9,12 +9,11 @@ use super::context::Context;
 use super::principal::Principal;
 use super::revocation::{Judgement, Revocation};
 use crate::clock::Clock;
-use crate::config::Unit;
 use crate::denial::Denial;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
-    ConcurrencyPermit, Cost, InFlightPermit, KeyState, LimitStatus, Limiter, NotGranted,
-    PublicInFlightPermit, Refused, Wait, Window,
+    ConcurrencyPermit, Cost, Holder, InFlightPermit, KeyState, LimitStatus, Limiter, NotGranted,
+    PublicInFlightPermit, Refused, Wait,
 };
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -60,6 +59,7 @@ pub(super) struct InFlightPermits {
     _of_process: InFlightPermit,
     _public: Option<PublicInFlightPermit>,
     _of_key: Option<ConcurrencyPermit>,
+    _of_group: Option<ConcurrencyPermit>,
 }
 
 impl InFlightPermits {
@@ -77,19 +77,30 @@ impl InFlightPermits {
         let Context { snapshot, limiter, .. } = context;
         let all = snapshot.limits.in_flight;
         let of_process = limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let (mut public, mut of_key) = (None, None);
-        match principal.map(Principal::key) {
+        let (mut public, mut of_key, mut of_group) = (None, None, None);
+        match principal {
             None => public = Some(limiter.enter_public(address, all).map_err(Denial::too_many_in_flight)?),
-            Some(live) => {
+            Some(principal) => {
+                let live = principal.key();
                 if let Some(limit) = live.key.max_concurrent().or(snapshot.default_max_concurrent) {
-                    let permit = limiter.enter_key(&live.limits(limiter).state, limit).await;
-                    let permit = permit.map_err(|_unavailable| Denial::limiter_unavailable())?;
-                    of_key = Some(permit.ok_or_else(|| Denial::concurrency(limit))?);
+                    of_key = Some(enter(limiter, &live.limits(limiter).state, limit).await?);
+                }
+                if let Some((group, limit)) =
+                    principal.group().and_then(|group| Some((group, group.max_concurrent?)))
+                {
+                    of_group = Some(enter(limiter, &group.state, limit).await?);
                 }
             }
         }
-        Ok(InFlightPermits { _of_process: of_process, _public: public, _of_key: of_key })
+        Ok(InFlightPermits { _of_process: of_process, _public: public, _of_key: of_key, _of_group: of_group })
     }
+}
+
+/// Takes one of the `limit` permits of a key or a group.
+async fn enter(limiter: &Limiter, state: &Arc<KeyState>, limit: u32) -> Result<ConcurrencyPermit, Denial> {
+    let permit = limiter.enter_key(state, limit).await;
+    let permit = permit.map_err(|_unavailable| Denial::limiter_unavailable())?;
+    permit.ok_or_else(|| Denial::concurrency(limit))
 }
 
 impl Grant {
@@ -112,8 +123,8 @@ impl Grant {
     ///
     /// 400 if the key has a cap on output, which could not be held in the tunnel.
     pub(crate) fn check_tunnel(&self) -> Result<(), Denial> {
-        let cap = self.principal.as_ref().and_then(|principal| principal.key().key.output_cap());
-        match cap.filter(|_| !self.route.model.models_free) {
+        let mut caps = self.principal.iter().flat_map(Principal::output_caps).flatten();
+        match caps.next().filter(|_| !self.route.model.models_free) {
             Some(cap) => Err(Denial::output_hidden(&self.route.name, cap.max_output_tokens)),
             None => Ok(()),
         }
@@ -125,10 +136,15 @@ impl Grant {
     ///
     /// 400 if no wait would let the request in.
     pub(crate) fn check_unused(&self, cost: Cost, context: Context<'_>) -> Result<(), Denial> {
-        let Some(live) = self.principal.as_ref().map(Principal::key) else { return Ok(()) };
-        let windows = windows(live, context.limiter, context.snapshot, Some(&self.route));
-        let charged = context.limiter.charge(&KeyState::default(), windows, cost);
-        charged.map(|_| ()).map_err(refusal)
+        let Some(principal) = &self.principal else { return Ok(()) };
+        let unused = Arc::default();
+        let of_key = key_holder(principal.key(), context.limiter, context.snapshot, Some(&self.route));
+        let of_group = principal.group().map(|group| group.holder());
+        for holder in std::iter::once(of_key).chain(of_group) {
+            let holder = Holder { state: &unused, ..holder };
+            context.limiter.charge(&holder, None, cost).map_err(refusal)?;
+        }
+        Ok(())
     }
 
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for
@@ -155,20 +171,19 @@ impl Grant {
             None => InFlightPermits::take(principal.as_ref(), address, context).await?,
         };
         let (mut limit_status, mut reservation, mut would_refuse) = (None, None, None);
-        if let Some(live) = principal.as_ref().map(Principal::key) {
-            let limits = live.limits(limiter);
-            let windows = windows(live, limiter, snapshot, Some(&route));
-            if windows.clone().next().is_some() {
-                let charged = limiter.charge_shared(&limits.state, windows, cost).await;
+        if let Some(principal) = &principal {
+            let of_key = key_holder(principal.key(), limiter, snapshot, Some(&route));
+            let of_group = principal.group().map(|group| group.holder());
+            if of_key.has_limits() || of_group.as_ref().is_some_and(Holder::has_limits) {
+                let charged = limiter.charge_shared(&of_key, of_group.as_ref(), cost).await;
                 let charged = charged.map_err(|not_granted| match not_granted {
                     NotGranted::Refused(refused) => refusal(refused),
                     NotGranted::Unavailable => Denial::limiter_unavailable(),
                 })?;
                 limit_status = Some(charged.status);
                 would_refuse = charged.would_refuse.map(refusal);
-                if !charged.of_tokens.is_empty() {
-                    let (state, charges) = (limits.state.clone(), charged.of_tokens);
-                    reservation = Some(Box::new(Reservation { state, charges, cost }));
+                if !charged.debits.is_empty() {
+                    reservation = Some(Box::new(Reservation { debits: charged.debits, cost }));
                 }
             }
         }
@@ -191,28 +206,34 @@ pub(crate) fn limit_status(
     route: Option<&Arc<Route>>,
     context: Context<'_>,
 ) -> Option<LimitStatus> {
-    let (live, limiter) = (principal.key(), context.limiter);
-    let windows = windows(live, limiter, context.snapshot, route);
-    windows.clone().next()?;
-    Some(limiter.status(&live.limits(limiter).state, windows))
+    let of_key = key_holder(principal.key(), context.limiter, context.snapshot, route);
+    let of_group = principal.group().map(|group| group.holder());
+    let holders = std::iter::once(of_key).chain(of_group).filter(Holder::has_limits);
+    let statuses = holders.map(|holder| context.limiter.status(&holder));
+    statuses.reduce(LimitStatus::and)
 }
 
 /// Whether a window of the key, or one of the route, counts tokens.
 pub(super) fn counts_tokens(principal: Option<&Principal>, route: &Arc<Route>, context: Context<'_>) -> bool {
-    let Some(live) = principal.map(Principal::key) else { return false };
-    let mut windows = windows(live, context.limiter, context.snapshot, Some(route));
-    windows.any(|window| window.quota().unit != Unit::Requests)
+    let Some(principal) = principal else { return false };
+    let of_key = key_holder(principal.key(), context.limiter, context.snapshot, Some(route));
+    let of_group = principal.group().map(|group| group.holder());
+    std::iter::once(of_key).chain(of_group).any(|holder| holder.counts_tokens())
 }
 
-/// Returns the key's own windows (or the default windows) and the route's windows.
-pub(super) fn windows<'a>(
+/// Returns a key as the holder of its own limits (or the default ones) and the route's.
+pub(super) fn key_holder<'a>(
     live: &'a LiveKey,
     limiter: &Limiter,
     snapshot: &'a Snapshot,
     route: Option<&'a Arc<Route>>,
-) -> impl Iterator<Item = &'a Arc<Window>> + Clone {
-    let own = live.limits(limiter).windows.as_deref().unwrap_or(&snapshot.default_windows);
-    own.iter().chain(route.map(|route| route.windows.as_slice()).unwrap_or_default())
+) -> Holder<'a> {
+    let limits = live.limits(limiter);
+    let own = limits.windows.as_deref().unwrap_or(&snapshot.default_windows);
+    Holder {
+        state: &limits.state,
+        windows: [own, route.map(|route| route.windows.as_slice()).unwrap_or_default()],
+    }
 }
 
 impl Permit {
@@ -233,7 +254,8 @@ impl Permit {
     pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
         let all = context.snapshot.limits.in_flight;
         let of_process = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let in_flight = InFlightPermits { _of_process: of_process, _public: None, _of_key: None };
+        let in_flight =
+            InFlightPermits { _of_process: of_process, _public: None, _of_key: None, _of_group: None };
         Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _in_flight: in_flight })
     }
 

@@ -273,9 +273,12 @@ impl Matched {
         let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
             Ok(()) => {
                 let owner = Some(found.key.clone());
-                let principal = Principal::new(found.key, hash, found.rotated_out.is_some());
+                let is_rotated_out = found.rotated_out.is_some();
+                let principal = Principal::new(found.key, hash, is_rotated_out, &snapshot.groups);
                 let naming = Naming::Key(key_id);
-                return (Authentication { naming, owner, companions, shared }, Ok(principal));
+                // A reload refuses a configuration without the group of a key in service.
+                let principal = principal.ok_or_else(Denial::key_store_unavailable);
+                return (Authentication { naming, owner, companions, shared }, principal);
             }
             Err(invalidity) => invalidity,
         };

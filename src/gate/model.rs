@@ -42,7 +42,7 @@ impl Verdict {
     /// restricted to models.
     pub(crate) fn needs_model(&self) -> bool {
         let is_restricted =
-            || self.principal.as_ref().is_some_and(|principal| principal.key().key.models().is_some());
+            || self.principal.as_ref().is_some_and(|principal| principal.models().next().is_some());
         let are_free = || self.readings.iter().chain([&self.route]).all(|route| route.model.models_free);
         !self.by_model.is_empty() || (is_restricted() && !are_free())
     }
@@ -114,8 +114,8 @@ impl Verdict {
 ///
 /// 400 if the key has a cap, and the configuration does not say what requests on the route are.
 fn hold_output(principal: Option<&Principal>, route: &Route, method: &str) -> Result<(), Denial> {
-    let cap = principal.and_then(|principal| principal.key().key.output_cap());
-    match cap.filter(|_| route.hides_output(method)) {
+    let mut caps = principal.into_iter().flat_map(Principal::output_caps).flatten();
+    match caps.next().filter(|_| route.hides_output(method)) {
         Some(cap) => Err(Denial::output_hidden(&route.name, cap.max_output_tokens)),
         None => Ok(()),
     }
@@ -127,15 +127,15 @@ fn hold_output(principal: Option<&Principal>, route: &Route, method: &str) -> Re
 ///
 /// 403 if the key is restricted to other models, or if the request names no model.
 fn may_use_model(principal: &Principal, route: &Route, model: &Named) -> Result<(), Denial> {
-    let Some(allowed) = principal.key().key.models().filter(|_| !route.model.models_free) else {
+    if route.model.models_free {
         return Ok(());
-    };
-    match model {
+    }
+    principal.models().try_for_each(|allowed| match model {
         Named::Model(name) if route.model.naming.is_allowed(allowed, name) => Ok(()),
         Named::Model(name) => Err(Denial::model_not_allowed(Some(name), allowed.written())),
         // The answer to a request for a list is filtered.
         Named::Absent if route.model.place == ModelIn::List => Ok(()),
         Named::Absent => Err(Denial::model_not_allowed(None, allowed.written())),
         Named::Ambiguous => Err(Denial::unclear_model()),
-    }
+    })
 }

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::config::OutputCap;
+use crate::group::{Group, Groups};
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
+use crate::model::ModelPatterns;
 
 /// The holder of a key that is valid for one request: at its time, from its address and in its
 /// environment.
@@ -14,15 +17,40 @@ pub(crate) struct Principal {
     hash: KeyHash,
     /// Whether the presented secret was rotated out and is still in its grace.
     is_rotated_out: bool,
+    /// The group of the key.
+    group: Option<Arc<Group>>,
 }
 
 impl Principal {
-    pub(super) fn new(live: Arc<LiveKey>, hash: KeyHash, is_rotated_out: bool) -> Self {
-        Principal { live, hash, is_rotated_out }
+    /// Makes the principal of a key that is valid. Returns `None` if the configuration does not have
+    /// the group of the key, so that its limits are not known.
+    pub(super) fn new(
+        live: Arc<LiveKey>,
+        hash: KeyHash,
+        is_rotated_out: bool,
+        groups: &Groups,
+    ) -> Option<Self> {
+        let group = match live.key.group() {
+            Some(name) => Some(groups.get(name)?.clone()),
+            None => None,
+        };
+        Some(Principal { live, hash, is_rotated_out, group })
     }
 
-    pub(crate) fn shared_key(&self) -> &Arc<LiveKey> {
-        &self.live
+    pub(crate) fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
+    }
+
+    /// Returns the patterns of models to which the principal is restricted: those of the key, and those
+    /// of its group. A model must be allowed by all of them.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &ModelPatterns> + Clone {
+        let of_group = self.group.as_ref().and_then(|group| group.models.as_ref());
+        self.live.key.models().into_iter().chain(of_group)
+    }
+
+    /// Returns the caps on the output of a request: that of the key, and that of its group.
+    pub(crate) fn output_caps(&self) -> [Option<OutputCap>; 2] {
+        [self.live.key.output_cap(), self.group.as_ref().and_then(|group| group.output_cap)]
     }
 
     pub(crate) fn key(&self) -> &LiveKey {

@@ -9,7 +9,7 @@ use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::quotas;
 use crate::config::tree::{Kind, Node};
-use crate::config::{Quota, model_patterns, output_cap};
+use crate::config::{Quota, is_group_name, model_patterns, output_cap};
 use crate::keys::field::{Field, Form, Presence, Value};
 use crate::keys::fields::FIELDS;
 use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
@@ -57,6 +57,7 @@ fn value(d: &mut Decoder<'_>, node: &Node, form: Form, unique: &mut Unique) -> O
         Form::KeyId => Value::KeyId(key_id(d, node, &mut unique.ids)?),
         Form::Name => Value::Text(key_name(d, node, &mut unique.names)?),
         Form::Label => Value::Text(label(d, node)?),
+        Form::Group => Value::Text(group(d, node)?),
         Form::Hash => Value::Hash(hash(d, node, &mut unique.hashes)?),
         Form::Secrets => {
             Value::Secrets(d.list(node, |d, node| previous_secret(d, node, &mut unique.hashes))?)
@@ -111,6 +112,14 @@ fn label(decoder: &mut Decoder<'_>, node: &Node) -> Option<String> {
         return None;
     }
     Some(text)
+}
+
+fn group(decoder: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = decoder.word(node)?;
+    match is_group_name(&name) {
+        true => Some(name),
+        false => decoder.hinted(node.at, "this is not the name of a group", "as in team-a"),
+    }
 }
 
 fn hash(decoder: &mut Decoder<'_>, node: &Node, seen: &mut HashMap<KeyHash, Position>) -> Option<KeyHash> {

@@ -42,7 +42,13 @@ pub(crate) fn load<'k, K: KeysInService>(
     directory: &Path,
     reading: Reading<'k, K>,
 ) -> Result<Built<K::Builder<'k>>, Faults> {
-    let built = settle(parts(directory)?, reading)?;
+    let mut parts = parts(directory)?;
+    for part in &mut parts {
+        if let Ok(entries) = &mut part.entries {
+            settle::check_groups(&part.path, entries, reading.groups);
+        }
+    }
+    let built = settle(parts, reading)?;
     let refused = &built.findings.refused;
     if reading.at_fault == AtFault::Refused && built.builder.keys() == 0 && !refused.is_empty() {
         return Err(none(directory, built.findings.refused));
@@ -214,6 +220,7 @@ fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::key_cache::{KeyCache, KeySet};
+    use crate::key_store::groups::Groups;
     use crate::key_store::reading::Pace;
     use crate::keys::KeyHash;
 
@@ -250,6 +257,7 @@ mod tests {
                 known: &self.known,
                 last_good: &self.last_good,
                 ids: &self.ids,
+                groups: Groups::Any,
                 at_fault: self.at_fault,
                 pace: Pace::Fast(1),
             }

@@ -14,6 +14,7 @@ mod editing;
 mod link;
 mod loading;
 mod names;
+mod registration;
 mod scripts;
 mod version;
 mod waiting;
@@ -32,21 +33,9 @@ use crate::config::fault::{Fault, Faults};
 use crate::random_id::random_id;
 use link::Link;
 use names::Names;
+use registration::{ANNOUNCED, Announced};
 use version::{Edited, Taken, Version};
 pub(crate) use version::{Health, Waited};
-
-/// The life of a registration that heartbeats renew, and of one before the first heartbeat, which
-/// loads of many entries renew.
-const REGISTRATION: Duration = Duration::from_millis(2500);
-const ANNOUNCED: Duration = Duration::from_secs(10);
-
-/// The registration of a replica that has not applied any version yet.
-#[derive(Debug)]
-struct Announced {
-    /// The id of the replica.
-    id: String,
-    renewed_at: Instant,
-}
 
 /// A store in a Redis server, with what is known of it.
 pub(crate) struct RedisStore {
@@ -207,13 +196,6 @@ impl RedisStore {
         }
         Vec::new()
     }
-}
-
-/// Returns the arguments of the script of a registration. `life`: zero ends it; `applied`: the version
-/// in service.
-fn registration(id: &str, life: Duration, applied: Option<Version>) -> [String; 4] {
-    let (generation, store) = applied.map_or_else(Default::default, |of| (of.generation, of.store));
-    [id.to_owned(), life.as_millis().to_string(), generation.to_string(), store]
 }
 
 /// Runs blocking work. A thread that runs asynchronous tasks may not block in another runtime, so

@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
 use crate::key_store::claim::Claim;
+use crate::key_store::groups::Groups;
 use crate::key_store::reading::AtFault;
 use crate::keys::record::KeyRecord;
 
@@ -183,6 +184,37 @@ pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result
     match has_entries || built.builder.keys() > 0 || built.findings.refused.is_empty() {
         true => Ok(built),
         false => Err(Faults(built.findings.refused)),
+    }
+}
+
+/// Refuses the entries that name a group which the configuration does not have.
+pub(crate) fn check_groups(path: &Path, entries: &mut [Entry], groups: Groups<'_>) {
+    for entry in entries {
+        if let Ok(record) = &entry.read
+            && let Err(unread) = check_group(record, path, entry.at, groups)
+        {
+            entry.read = Err(unread);
+        }
+    }
+}
+
+/// Checks the group that an entry at `at` in the file `path` names.
+///
+/// # Errors
+///
+/// The configuration does not have the group.
+pub(crate) fn check_group(
+    record: &KeyRecord,
+    path: &Path,
+    at: Position,
+    groups: Groups<'_>,
+) -> Result<(), Unread> {
+    match groups.admit(record) {
+        true => Ok(()),
+        false => {
+            let faults = vec![groups.fault(path, at)];
+            Err(Unread { claim: Claim::of_record(record), is_entry: true, faults })
+        }
     }
 }
 

@@ -221,6 +221,11 @@ impl ApiKey {
         self.terms.as_ref()?.environment.as_deref()
     }
 
+    /// Returns the name of the key's group.
+    pub(crate) fn group(&self) -> Option<&str> {
+        self.terms.as_ref()?.group.as_deref()
+    }
+
     /// Returns the key's own rate limits; `None` if the configuration's defaults apply.
     pub(crate) fn rate_limits(&self) -> Option<&[Quota]> {
         self.terms.as_ref()?.rate_limits.as_deref()

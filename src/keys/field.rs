@@ -40,6 +40,8 @@ pub(crate) enum Form {
     Name,
     /// Text that is valid as the value of a header.
     Label,
+    /// The name of a group.
+    Group,
     /// A digest, `sha256:…`.
     Hash,
     /// A list of `{hash, expires_at}`.
@@ -167,7 +169,7 @@ impl Field {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     KeyId(String),
-    /// A value of the form `Name` or `Label`.
+    /// A value of the form `Name`, `Label` or `Group`.
     Text(String),
     Hash(KeyHash),
     Secrets(Vec<Secret>),

@@ -102,6 +102,16 @@ pub(crate) const FIELDS: &[Field] = &[
         part: term!(environment),
     },
     Field {
+        name: "group",
+        about: "The group of the configuration whose limits, models and caps hold for the key, too",
+        default: "none",
+        form: Form::Group,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("group"),
+        shown: Shown::ByApi,
+        part: term!(group),
+    },
+    Field {
         name: "created_at",
         about: "When the current secret was made",
         default: "unknown: due for rotation",

@@ -13,6 +13,8 @@ use crate::model::ModelPatterns;
 pub(crate) struct Terms {
     pub(crate) environment: Option<String>,
     pub(crate) not_before: Option<Timestamp>,
+    /// The group of the key, whose limits hold for it, too.
+    pub(crate) group: Option<String>,
     /// The key's own rate limits. `None`: the configuration's defaults apply. An empty list: the
     /// key has no rate limit.
     pub(crate) rate_limits: Option<Vec<Quota>>,

@@ -1,7 +1,7 @@
 //! The limit state of one key: its use of each window, and its requests in flight.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ask::{Answer, Ask};
 use super::leased_slots::LeasedSlots;
@@ -12,7 +12,7 @@ use super::window_uses::WindowUses;
 #[derive(Debug, Default)]
 pub(crate) struct KeyState {
     pub(super) in_flight: AtomicU32,
-    pub(super) uses: Mutex<WindowUses>,
+    uses: Mutex<WindowUses>,
     /// The leases of the key; `None` if its limits are this process's own.
     shared: Option<Box<SharedKey>>,
 }
@@ -30,6 +30,11 @@ impl KeyState {
     pub(super) fn shared(id: &str) -> Self {
         let shared = SharedKey { id: id.into(), leases: Mutex::default(), slots: Mutex::default() };
         KeyState { shared: Some(Box::new(shared)), ..KeyState::default() }
+    }
+
+    /// Returns the use of all windows, locked.
+    pub(super) fn uses(&self) -> MutexGuard<'_, WindowUses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the id of the key, if its limits hold for all replicas together.
@@ -82,8 +87,7 @@ impl KeyState {
 
     /// Whether all windows of the key are full.
     pub(super) fn is_unused(&self, now: u64) -> bool {
-        let uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
-        uses.is_unused(now)
+        self.uses().is_unused(now)
             && self.with_leases(|leases| leases.is_unused(now)).unwrap_or(true)
             && self.with_slots(|slots| slots.is_unused(now)).unwrap_or(true)
     }

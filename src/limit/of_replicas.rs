@@ -13,7 +13,7 @@ use super::key_state::KeyState;
 use super::leased_slots::{LeasedSlots, SlotReply, SlotStep};
 use super::leases::{Leases, Step};
 use super::lender::{Attempts, Lender, Standing};
-use super::{Charged, Cost, Limiter, NotGranted, Refused};
+use super::{Charged, Cost, Debit, Holder, Limiter, NotGranted, Refused};
 use crate::config::{AttemptQuota, Quota};
 
 impl Limiter {
@@ -161,19 +161,41 @@ impl Limiter {
     /// # Errors
     ///
     /// As [`Limiter::charge`]; or the server can't be asked, and the configuration grants nothing then.
-    pub(crate) async fn charge_shared<'w>(
+    pub(crate) async fn charge_shared(
         &self,
-        state: &Arc<KeyState>,
-        windows: impl Iterator<Item = &'w Arc<Window>> + Clone,
+        key: &Holder<'_>,
+        group: Option<&Holder<'_>>,
         cost: Cost,
     ) -> Result<Charged, NotGranted> {
         let Some(lender) = &self.lender else {
-            return self.charge(state, windows, cost).map_err(NotGranted::Refused);
+            return self.charge(key, group, cost).map_err(NotGranted::Refused);
         };
+        // The buckets of a key and of its group may be in different nodes of a cluster. What the group
+        // refuses is given back to the key.
+        let of_key = match key.has_limits() {
+            true => Some(Lent::new(key.state, lender, self.lent(lender, key, cost).await?)),
+            false => None,
+        };
+        let of_group = match group.filter(|group| group.has_limits()) {
+            Some(group) => Some(Lent::new(group.state, lender, self.lent(lender, group, cost).await?)),
+            None => None,
+        };
+        let charged = of_key.into_iter().chain(of_group).map(Lent::charged);
+        charged.reduce(Charged::and).ok_or(NotGranted::Unavailable)
+    }
+
+    /// Charges the windows of one holder.
+    async fn lent(
+        &self,
+        lender: &Arc<dyn Lender>,
+        holder: &Holder<'_>,
+        cost: Cost,
+    ) -> Result<Granted, NotGranted> {
+        let state = holder.state;
         let standing = match lender.standing() {
             Standing::Available => {
                 let now = self.clock.monotonic_nanos();
-                let step = state.with_leases(|leases| leases.charge(windows.clone(), cost, now));
+                let step = state.with_leases(|leases| leases.charge(holder.windows(), cost, now));
                 let Some((step, must_ask)) = step else { return Err(NotGranted::Unavailable) };
                 if must_ask {
                     lender.ask(state);
@@ -182,9 +204,8 @@ impl Limiter {
                     Step::Done(reply) => reply,
                     Step::Waits(reply) => {
                         let give_back = |reply| {
-                            let Reply::Granted(granted) = reply else { return };
-                            if state.with_leases(|leases| leases.take_back(&granted)) == Some(true) {
-                                lender.report(state);
+                            if let Reply::Granted(granted) = reply {
+                                drop(Lent::new(state, lender, granted));
                             }
                         };
                         let reply = AwaitedReply { reply, give_back }.within(lender.timeout()).await;
@@ -200,7 +221,7 @@ impl Limiter {
         };
         let Standing::Part(part) = standing else { return Err(NotGranted::Unavailable) };
         let now = self.clock.monotonic_nanos();
-        let charged = state.with_leases(|leases| leases.charge_part(windows, cost, part, now));
+        let charged = state.with_leases(|leases| leases.charge_part(holder.windows(), cost, part, now));
         let Some((reply, must_ask)) = charged else { return Err(NotGranted::Unavailable) };
         if must_ask {
             lender.ask(state);
@@ -209,6 +230,48 @@ impl Limiter {
             lender.granted_away();
         }
         decided(reply)
+    }
+}
+
+/// What a holder's windows have granted to a request. Dropping it gives it back.
+struct Lent<'a> {
+    state: &'a Arc<KeyState>,
+    lender: &'a Arc<dyn Lender>,
+    granted: Option<Granted>,
+}
+
+impl<'a> Lent<'a> {
+    fn new(state: &'a Arc<KeyState>, lender: &'a Arc<dyn Lender>, granted: Granted) -> Self {
+        Lent { state, lender, granted: Some(granted) }
+    }
+
+    /// Returns the charge of the request, which keeps it.
+    fn charged(mut self) -> Charged {
+        let Some(Granted { status, of_tokens, would_refuse, .. }) = self.granted.take() else {
+            return Charged::default();
+        };
+        let debit = |charge| Debit { state: self.state.clone(), charge };
+        let debits = of_tokens.into_iter().map(debit).collect();
+        let would_refuse = would_refuse.map(|(window, wait)| Refused { window, wait });
+        Charged { status, debits, would_refuse }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let Some(granted) = self.granted.take() else { return };
+        if self.state.with_leases(|leases| leases.take_back(&granted)) == Some(true) {
+            self.lender.report(self.state);
+        }
+    }
+}
+
+impl Charged {
+    /// Adds the charges of another holder.
+    fn and(mut self, other: Charged) -> Self {
+        self.debits.extend(other.debits);
+        let would_refuse = self.would_refuse.or(other.would_refuse);
+        Charged { status: self.status.and(other.status), debits: self.debits, would_refuse }
     }
 }
 
@@ -235,13 +298,10 @@ impl<T, F: Fn(T)> Drop for AwaitedReply<T, F> {
     }
 }
 
-/// Returns the outcome of a request by the reply to it.
-fn decided(reply: Reply) -> Result<Charged, NotGranted> {
+/// Returns what a reply grants.
+fn decided(reply: Reply) -> Result<Granted, NotGranted> {
     match reply {
-        Reply::Granted(Granted { status, of_tokens, would_refuse, .. }) => {
-            let would_refuse = would_refuse.map(|(window, wait)| Refused { window, wait });
-            Ok(Charged { status, of_tokens, would_refuse })
-        }
+        Reply::Granted(granted) => Ok(granted),
         Reply::Refused(window, wait) => Err(NotGranted::Refused(Refused { window, wait })),
         Reply::Unavailable => Err(NotGranted::Unavailable),
     }

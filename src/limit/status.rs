@@ -13,7 +13,7 @@ use super::window_uses::WindowUses;
 use crate::config::{Quota, Unit};
 
 /// The state of a request's windows, for the `RateLimit` headers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct LimitStatus(pub(super) SmallVec<[WindowStatus; 2]>);
 
 #[derive(Debug)]
@@ -36,6 +36,12 @@ impl LimitStatus {
             WindowStatus { window: window.clone(), remaining, reset }
         };
         LimitStatus(windows.map(status).collect())
+    }
+
+    /// Adds the state of further windows.
+    pub(crate) fn and(mut self, others: LimitStatus) -> Self {
+        self.0.extend(others.0);
+        self
     }
 
     /// Returns the state of the windows that refuse requests. The others only count, so that an

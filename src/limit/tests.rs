@@ -14,8 +14,12 @@ fn limiter() -> (Limiter, Arc<crate::clock::Manual>) {
     (Limiter::new(clock, usize::MAX), hands)
 }
 
-fn granted(limiter: &Limiter, state: &KeyState, windows: &[Arc<Window>], tries: u32) -> u32 {
-    (0..tries).filter(|_| limiter.charge(state, windows.iter(), Cost::REQUEST).is_ok()).count() as u32
+fn holder<'a>(state: &'a Arc<KeyState>, windows: &'a [Arc<Window>]) -> Holder<'a> {
+    Holder { state, windows: [windows, &[]] }
+}
+
+fn granted(limiter: &Limiter, state: &Arc<KeyState>, windows: &[Arc<Window>], tries: u32) -> u32 {
+    (0..tries).filter(|_| limiter.charge(&holder(state, windows), None, Cost::REQUEST).is_ok()).count() as u32
 }
 
 #[test]
@@ -41,7 +45,7 @@ fn a_refusal_by_one_window_leaves_the_other_as_it_was() {
     let (tight, wide) = (limiter.window(None, quota(1, 10, 1)), limiter.window(None, quota(100, 60, 100)));
     let windows = [tight, wide.clone()];
     assert_eq!(granted(&limiter, &state, &windows, 50), 1);
-    let (remaining, _) = wide.status(state.uses.lock().unwrap().arrival(&wide, 0), 0);
+    let (remaining, _) = wide.status(state.uses().arrival(&wide, 0), 0);
     assert_eq!(remaining, 99);
     hands.advance(Duration::from_secs(10));
     assert_eq!(granted(&limiter, &state, &windows, 50), 1);
@@ -57,13 +61,14 @@ fn a_settled_charge_costs_what_was_used() {
         limiter.window(None, Quota { unit: Unit::Tokens, ..quota(6000, 60, 1000) }),
     ];
     let remaining =
-        || limiter.status(&state, windows.iter()).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
-    let charge = |cost| limiter.charge(&state, windows.iter(), tokens(cost)).map(|charged| charged.of_tokens);
+        || limiter.status(&holder(&state, &windows)).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
+    let charge =
+        |cost| limiter.charge(&holder(&state, &windows), None, tokens(cost)).map(|charged| charged.debits);
     let (first, second) = (charge(400).unwrap(), charge(100).unwrap());
     assert_eq!(remaining(), [8, 500]);
-    limiter.settle(&state, &first, tokens(400), tokens(150));
+    limiter.settle(&first, tokens(400), tokens(150));
     assert_eq!(remaining(), [8, 750], "what was too much is given back, in its own unit alone");
-    limiter.settle(&state, &second, tokens(100), tokens(1100));
+    limiter.settle(&second, tokens(100), tokens(1100));
     assert_eq!(remaining(), [8, 0], "a debt");
     let refusal = charge(1).unwrap_err();
     assert_eq!((refusal.window.name(), refusal.wait), ("tokens-1m", Wait::For(Duration::from_millis(2510))));
@@ -72,16 +77,48 @@ fn a_settled_charge_costs_what_was_used() {
     let early = charge(1).unwrap();
     hands.advance(Duration::from_secs(60));
     let late = charge(1000).unwrap();
-    limiter.settle(&state, &early, tokens(1), tokens(0));
+    limiter.settle(&early, tokens(1), tokens(0));
     assert_eq!(remaining(), [9, 0], "what was regained is not given back");
-    limiter.settle(&state, &late, tokens(1000), tokens(0));
-    limiter.settle(&state, &late, tokens(1000), tokens(0));
+    limiter.settle(&late, tokens(1000), tokens(0));
+    limiter.settle(&late, tokens(1000), tokens(0));
     assert_eq!(remaining(), [9, 1000], "a window is never fuller than full");
     hands.advance(Duration::from_secs(60));
     charge(1500).unwrap();
     assert_eq!(remaining(), [9, 0], "a cost beyond the burst is granted by a full one, and leaves a debt");
-    assert_eq!(limiter.status(&state, windows.iter()).0[1].reset, Duration::from_secs(15));
-    assert!(limiter.charge(&state, windows.iter(), tokens(0)).is_ok(), "no tokens need no room");
+    assert_eq!(limiter.status(&holder(&state, &windows)).0[1].reset, Duration::from_secs(15));
+    assert!(limiter.charge(&holder(&state, &windows), None, tokens(0)).is_ok(), "no tokens need no room");
+}
+
+#[test]
+fn a_request_is_charged_to_its_key_and_its_group_or_to_neither() {
+    let (limiter, hands) = limiter();
+    let (first, second, group) = (limiter.state("key_a"), limiter.state("key_b"), limiter.state("group:g"));
+    let of_key = [limiter.window(None, quota(60, 60, 10))];
+    let tokens = Quota { unit: Unit::Tokens, ..quota(60, 60, 100) };
+    let of_group =
+        [limiter.window(Some("group-g"), quota(60, 60, 15)), limiter.window(Some("group-g"), tokens)];
+    let together = holder(&group, &of_group);
+    let charge = |state: &Arc<KeyState>, output_tokens| {
+        let cost = Cost { output_tokens, ..Cost::REQUEST };
+        limiter.charge(&holder(state, &of_key), Some(&together), cost)
+    };
+    let left = |holder: Holder<'_>| limiter.status(&holder).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
+    let count = |state: &Arc<KeyState>| (0..20).filter(|_| charge(state, 0).is_ok()).count();
+    assert_eq!((count(&first), count(&second)), (10, 5));
+    assert_eq!((left(holder(&first, &of_key)), left(holder(&second, &of_key))), (vec![0], vec![5]));
+    let refusal = charge(&second, 0).unwrap_err();
+    assert_eq!(refusal.window.name(), "group-g-requests-1m");
+    assert_eq!(charge(&first, 0).unwrap_err().window.name(), "requests-1m", "the first of equal waits");
+    hands.advance(Duration::from_secs(60));
+    let charged = charge(&first, 70).unwrap();
+    assert_eq!(charged.status.0.len(), 3);
+    assert!(charge(&second, 40).is_err(), "the group has 30 tokens left");
+    assert_eq!(left(holder(&second, &of_key)), [10], "what the group refuses costs the key nothing");
+    let (reserved, used) =
+        (Cost { output_tokens: 70, ..Cost::REQUEST }, Cost { output_tokens: 20, ..Cost::REQUEST });
+    limiter.settle(&charged.debits, reserved, used);
+    assert_eq!(left(together), [14, 80]);
+    assert!(charge(&second, 40).is_ok());
 }
 
 #[test]
@@ -92,12 +129,12 @@ fn a_request_that_ends_after_a_reload_does_not_bring_the_old_limit_back() {
     let (before, after) =
         ([limiter.window(None, tokens(60_000, 60_000))], [limiter.window(None, tokens(60, 60))]);
     let cost = |tokens: u32| Cost { output_tokens: tokens, ..Cost::REQUEST };
-    let charge = |windows: &[Arc<Window>], units| limiter.charge(&state, windows.iter(), cost(units));
-    let held: Vec<_> = (0..3).map(|_| charge(&before, 60).unwrap().of_tokens).collect();
+    let charge = |windows: &[Arc<Window>], units| limiter.charge(&holder(&state, windows), None, cost(units));
+    let held: Vec<_> = (0..3).map(|_| charge(&before, 60).unwrap().debits).collect();
     charge(&after, 0).unwrap();
     let mut granted = 0;
     for charges in held {
-        limiter.settle(&state, &charges, cost(60), cost(60));
+        limiter.settle(&charges, cost(60), cost(60));
         hands.advance(Duration::from_secs(1));
         granted += u32::from(charge(&after, 60).is_ok());
     }
@@ -110,14 +147,15 @@ fn all_that_remains_is_granted_and_retry_after_is_kept() {
     let state = limiter.state("key_a");
     let windows = [limiter.window(None, quota(7, 13, 3)), limiter.window(None, quota(20, 60, 5))];
     for step in 0..500u64 {
-        let remaining = limiter.status(&state, windows.iter()).0.iter().map(|w| w.remaining).min().unwrap();
+        let remaining =
+            limiter.status(&holder(&state, &windows)).0.iter().map(|w| w.remaining).min().unwrap();
         if step % 3 == 0 {
             assert_eq!(granted(&limiter, &state, &windows, remaining), remaining);
-            let refusal = limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap_err();
+            let refusal = limiter.charge(&holder(&state, &windows), None, Cost::REQUEST).unwrap_err();
             let Wait::For(retry_after) = refusal.wait else { panic!("{refusal:?}") };
             hands.advance(retry_after);
             assert!(
-                limiter.charge(&state, windows.iter(), Cost::REQUEST).is_ok(),
+                limiter.charge(&holder(&state, &windows), None, Cost::REQUEST).is_ok(),
                 "the promise of Retry-After"
             );
         }
@@ -131,10 +169,10 @@ fn the_reset_time_is_when_all_is_granted_again() {
     let state = limiter.state("key_a");
     let windows = [limiter.window(None, quota(60, 60, 10))];
     granted(&limiter, &state, &windows, 4);
-    let status = limiter.status(&state, windows.iter());
+    let status = limiter.status(&holder(&state, &windows));
     assert_eq!((status.0[0].remaining, status.0[0].reset), (6, Duration::from_secs(4)));
     hands.advance(Duration::from_secs(4));
-    assert_eq!(limiter.status(&state, windows.iter()).0[0].remaining, 10);
+    assert_eq!(limiter.status(&holder(&state, &windows)).0[0].remaining, 10);
 }
 
 #[test]
@@ -146,12 +184,12 @@ fn a_window_lasts_as_long_as_anything_has_it() {
     assert_eq!(limiter.windows.len(), 1);
     // The state of a key still refers to the window of the route after the route was removed.
     let state = limiter.state("key_a");
-    limiter.charge(&state, [&used].into_iter(), Cost::REQUEST).unwrap();
+    limiter.charge(&holder(&state, std::slice::from_ref(&used)), None, Cost::REQUEST).unwrap();
     drop(used);
     limiter.forget_unused_windows();
     let again = limiter.window(Some("a"), quota(1, 60, 1));
     assert!(
-        limiter.charge(&state, [&again].into_iter(), Cost::REQUEST).is_err(),
+        limiter.charge(&holder(&state, std::slice::from_ref(&again)), None, Cost::REQUEST).is_err(),
         "what was used is remembered"
     );
 }
@@ -163,7 +201,7 @@ fn the_headers_have_the_documented_form() {
     let windows =
         [limiter.window(None, quota(600, 60, 60)), limiter.window(Some("chat"), quota(20_000, 86_400, 2000))];
     let mut headers = HeaderMap::new();
-    limiter.charge(&state, windows.iter(), Cost::REQUEST).unwrap().status.write_to(&mut headers);
+    limiter.charge(&holder(&state, &windows), None, Cost::REQUEST).unwrap().status.write_to(&mut headers);
     assert_eq!(
         headers["ratelimit-policy"],
         "\"requests-1m\";q=600;w=60, \"chat-requests-1d\";q=20000;w=86400"

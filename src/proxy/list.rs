@@ -20,9 +20,8 @@ use crate::denial::Denial;
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::Origin;
 use crate::forward::{self, Forwarded, PermittedRequest, RequestTokens};
-use crate::gate::{Context, Grant, Permit};
+use crate::gate::{Context, Grant, Permit, Principal};
 use crate::guard::Target;
-use crate::key_cache::LiveKey;
 use crate::model::{ModelNaming, Named, filtered, joined};
 use crate::observe::Times;
 use crate::snapshot::Snapshot;
@@ -41,8 +40,8 @@ const X_PARTIAL: HeaderName = HeaderName::from_static("x-bearward-partial");
 
 /// What happens to the answer of a request for the list of models.
 pub(super) struct ListFilter {
-    /// The key whose models are shown; `None` if all may be shown.
-    live: Option<Arc<LiveKey>>,
+    /// The principal whose models are shown; `None` if all may be shown.
+    principal: Option<Principal>,
     naming: ModelNaming,
     /// The upstream of the request's own route.
     upstream: Arc<Upstream>,
@@ -80,15 +79,15 @@ impl ListFilter {
         if route.model.place != ModelIn::List {
             return None;
         }
-        let restricted = grant.principal().filter(|principal| principal.key().key.models().is_some());
-        let live = restricted.map(|principal| principal.shared_key().clone());
+        let restricted = grant.principal().filter(|principal| principal.models().next().is_some());
+        let principal = restricted.cloned();
         let is_joined =
             *method == Method::GET && !snapshot.routes.upstreams_by_model(&route.upstream).is_empty();
         // A request for the entry of one model is decided by that model.
-        let is_changed = (live.is_some() || is_joined) && route.model_in_list(path) == Named::Absent;
+        let is_changed = (principal.is_some() || is_joined) && route.model_in_list(path) == Named::Absent;
         is_changed.then(|| {
             Box::new(ListFilter {
-                live,
+                principal,
                 naming: route.model.naming,
                 upstream: route.upstream.clone(),
                 snapshot: snapshot.clone(),
@@ -233,9 +232,9 @@ impl ListFilter {
         let list = list.map_err(|_| "the list of models is too long, or broke")?.to_bytes();
         let routes = &self.snapshot.routes;
         let may_see = |name: &str| {
-            let models = self.live.as_ref().and_then(|live| live.key.models());
+            let mut models = self.principal.iter().flat_map(Principal::models);
             routes.leads_to(name, upstream, &self.upstream.name)
-                && models.is_none_or(|models| self.naming.is_allowed(models, name))
+                && models.all(|models| self.naming.is_allowed(models, name))
         };
         Ok(filtered(&list, may_see).map_err(|_| "the answer is no list of models")?.into())
     }

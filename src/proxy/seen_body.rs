@@ -46,10 +46,10 @@ pub(crate) fn caps_of(
     route: &Route,
     method: &Method,
 ) -> impl Iterator<Item = OutputCap> + Clone {
-    let of_key = principal.and_then(|principal| principal.key().key.output_cap());
+    let of_principal = principal.map(Principal::output_caps).into_iter().flatten();
     let has_output =
         route.uses_tokens(method) && route.model.place != ModelIn::Form && !route.model.has_no_output;
-    [of_key, route.model.request].into_iter().flatten().filter(move |_| has_output)
+    of_principal.chain([route.model.request]).flatten().filter(move |_| has_output)
 }
 
 impl SeenBody {

@@ -1,5 +1,6 @@
 //! Reads a changed part of the state completely before anything of this part is applied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::current::{ASKED_SETTLE, Current, Running};
@@ -8,8 +9,10 @@ use super::part::Part;
 use super::watch::{digest_of, openable};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener, StorePlace};
-use crate::key_cache::KeySet;
+use crate::group;
+use crate::key_cache::{KeyCache, KeySet};
 use crate::key_store::Store;
+use crate::key_store::groups::Groups;
 use crate::key_store::id_secret;
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
@@ -51,7 +54,8 @@ impl Current {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => {
                 let ids = self.gateway.snapshot.load().ids.clone();
-                Ready::Keys(self.read_keys(&self.store_of(&self.config)?, &ids, AtFault::Held)?)
+                let groups = group::names(&self.config.groups);
+                Ready::Keys(self.read_keys(&self.store_of(&self.config)?, (&ids, &groups), AtFault::Held)?)
             }
             Part::Certificates => self.read_certificates(),
         })
@@ -93,11 +97,17 @@ impl Current {
         let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
         // The ids of keys in a plain list are derived from the id secret, so a new secret requires
         // reading the keys again.
-        let reads_keys = reads_keys || !Arc::ptr_eq(&ids, &serving);
+        let groups = group::names(&config.groups);
+        let reads_keys =
+            reads_keys || !Arc::ptr_eq(&ids, &serving) || groups != group::names(&self.config.groups);
+        let is_same_store = config.keys.path == self.config.keys.path;
         // For a store at a new path, no last good form of an entry is known, so a faulty entry
         // causes the refusal of the whole store.
         let store = self.store_of(&config)?;
-        let keys = reads_keys.then(|| self.read_keys(&store, &ids, AtFault::Refused)).transpose()?;
+        self.check_groups(&store, &ids, &groups)?;
+        let at_fault =
+            if is_same_store && !is_elsewhere(Part::Keys) { AtFault::Held } else { AtFault::Refused };
+        let keys = reads_keys.then(|| self.read_keys(&store, (&ids, &groups), at_fault)).transpose()?;
         let redis = match store {
             Store::Redis(redis) => Some(redis),
             _ => None,
@@ -129,9 +139,35 @@ impl Current {
         }
     }
 
-    fn read_keys(&self, store: &Store, ids: &IdSecret, at_fault: AtFault) -> Result<KeySet, Faults> {
+    /// Checks that no key is left that names a group which is not among `groups`. If a key in service
+    /// does, all keys of the store are read: unchanged entries, and last good forms, are checked too.
+    ///
+    /// # Errors
+    ///
+    /// The faults of the store.
+    fn check_groups(&self, store: &Store, ids: &IdSecret, groups: &BTreeSet<String>) -> Result<(), Faults> {
+        let mut has_left = false;
+        self.gateway.keys.for_each(|live| {
+            has_left |= live.key.group().is_some_and(|group| !groups.contains(group));
+        });
+        if !has_left {
+            return Ok(());
+        }
+        let nothing = KeyCache::default();
+        let reading = Reading { groups: Groups::Of(groups), ..Reading::first(&nothing, ids) };
+        let set = store.load(Reading { pace: Pace::Background, ..reading })?;
+        if set.refused.is_empty() { Ok(()) } else { Err(Faults(set.refused)) }
+    }
+
+    fn read_keys(
+        &self,
+        store: &Store,
+        (ids, groups): (&IdSecret, &BTreeSet<String>),
+        at_fault: AtFault,
+    ) -> Result<KeySet, Faults> {
         let (known, last_good) = (&*self.gateway.keys, &self.last_good);
-        let reading = Reading { known, last_good, ids, at_fault, pace: Pace::Background };
+        let groups = Groups::Of(groups);
+        let reading = Reading { known, last_good, ids, groups, at_fault, pace: Pace::Background };
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }
 

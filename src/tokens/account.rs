@@ -16,15 +16,14 @@ use super::counts::Counts;
 use super::estimate::{Estimate, InputSize, saturated};
 use super::events::Removal;
 use super::learned::Learned;
-use crate::limit::{Cost, KeyState, Limiter, TokenCharge};
+use crate::limit::{Cost, Debit, Limiter};
 use crate::tap::BodyEnd;
 use crate::token_report::{TokenReport, Tokens, TokensBy};
 
 /// The charge of a request's windows that count tokens.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    pub(crate) state: Arc<KeyState>,
-    pub(crate) charges: SmallVec<[TokenCharge; 2]>,
+    pub(crate) debits: SmallVec<[Debit; 2]>,
     pub(crate) cost: Cost,
 }
 
@@ -128,13 +127,13 @@ impl TokenAccount {
             return;
         }
         if let Some(reservation) = &self.reservation {
-            let Reservation { state, charges, cost } = &**reservation;
+            let Reservation { debits, cost } = &**reservation;
             let used = Cost {
                 input_tokens: used.map_or(0, |tokens| saturated(tokens.input)),
                 output_tokens: used.map_or(0, |tokens| saturated(tokens.output)),
                 ..Cost::REQUEST
             };
-            self.limiter.settle(state, charges, *cost, used);
+            self.limiter.settle(debits, *cost, used);
         }
         if let Some(tokens) = used {
             self.report.set(tokens);

@@ -22,6 +22,7 @@ mod decisions;
 mod faults;
 mod forwarding;
 mod framing;
+mod groups;
 mod guard;
 mod harness;
 mod http2;

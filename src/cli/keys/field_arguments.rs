@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::values::label;
 use crate::config::network::{NetworkFault, network_of};
-use crate::config::parse_output_cap;
+use crate::config::{is_group_name, parse_output_cap};
 use crate::keys::KeyRecord;
 use crate::keys::field::{Field, Form, SetBy, Value};
 use crate::keys::fields::FIELDS;
@@ -85,6 +85,8 @@ fn argument(field: &'static Field, name: &'static str) -> Arg {
 fn parse(form: Form, text: &str) -> Result<Value, String> {
     match form {
         Form::Name | Form::Label => label(text).map(Value::Text),
+        Form::Group if is_group_name(text) => Ok(Value::Text(text.to_owned())),
+        Form::Group => Err("letters, digits or any of `-_.`, as in team-a".to_owned()),
         Form::Count => {
             let count = text.parse().ok().filter(|count| *count > 0);
             count.map(Value::Count).ok_or_else(|| "a whole number of at least 1 is needed".to_owned())

@@ -40,6 +40,9 @@ pub(super) struct List {
     /// Only keys with this environment
     #[arg(long)]
     environment: Option<String>,
+    /// Only keys of this group
+    #[arg(long)]
+    group: Option<String>,
     /// Only keys with this permission
     #[arg(long, value_parser = permission)]
     permission: Option<Permission>,
@@ -48,7 +51,7 @@ pub(super) struct List {
     holds: Option<String>,
     /// Ask the admin listener of a running bearward for the keys and their use: HOST:PORT or
     /// unix:/PATH
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "permission"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "group", "permission"])]
     admin: Option<String>,
     /// The file with the admin token, or with a key that has the permission `admin`, for an admin
     /// listener that is not on loopback
@@ -179,6 +182,7 @@ impl List {
         self.state.is_none_or(|state| state == row.state)
             && (!self.due || row.is_due)
             && self.environment.as_ref().is_none_or(|label| record.terms.environment.as_ref() == Some(label))
+            && self.group.as_ref().is_none_or(|group| record.terms.group.as_ref() == Some(group))
             && self.permission.is_none_or(|permission| record.permissions.grant(permission))
             && self.holds.as_deref().is_none_or(holds)
     }

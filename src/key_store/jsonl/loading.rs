@@ -13,11 +13,12 @@ use serde::de::IgnoredAny;
 use super::blocks::{Blocks, MAX_LINE, lines};
 use super::exact::decode_alone;
 use super::fast_path::{Instants, Line};
-use crate::config::fault::{Fault, Faults};
+use crate::config::fault::{Fault, Faults, Position};
 use crate::key_store::build_set::BuildSet;
 use crate::key_store::claim::Claim;
+use crate::key_store::groups::Groups;
 use crate::key_store::reading::{AtFault, Pace};
-use crate::key_store::settle::Unread;
+use crate::key_store::settle::{Unread, check_group};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
 /// The maximum number of faults that are reported. After this many faults, a file whose lines must
@@ -77,6 +78,7 @@ impl Read {
 pub(in crate::key_store) struct Loading<'e, B> {
     pub(in crate::key_store) builder: B,
     at_fault: AtFault,
+    groups: Groups<'e>,
     /// The numbers of lines that are good by themselves but are not used, because they share an id,
     /// a name or a hash with another line.
     excluded: &'e HashSet<usize>,
@@ -91,12 +93,17 @@ pub(in crate::key_store) struct Loading<'e, B> {
 }
 
 impl<'e, B: BuildSet> Loading<'e, B> {
-    pub(in crate::key_store) fn new(builder: B, at_fault: AtFault, excluded: &'e HashSet<usize>) -> Self {
+    pub(in crate::key_store) fn new(
+        builder: B,
+        (at_fault, groups): (AtFault, Groups<'e>),
+        excluded: &'e HashSet<usize>,
+    ) -> Self {
         let (created_at, expires_at) = Default::default();
         let (read, terms, text) = Default::default();
         Loading {
             builder,
             at_fault,
+            groups,
             excluded,
             read,
             terms,
@@ -161,7 +168,12 @@ impl<'e, B: BuildSet> Loading<'e, B> {
             return;
         }
         let Err(fingerprint) = self.take_quickly(line) else { return };
-        match decode_alone(path, number, line) {
+        let at = Position { line: number, column: 1 };
+        let read = decode_alone(path, number, line).and_then(|record| {
+            check_group(&record, path, at, self.groups)?;
+            Ok(record)
+        });
+        match read {
             Ok(record) => self.take_record(&record, line, fingerprint),
             Err(unread) => {
                 // Only the last line of a file can lack a line break.

@@ -8,9 +8,9 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use super::names::Names;
+use super::registration::{ANNOUNCED, registration};
 use super::scripts::{Scripts, StoreScript, bytes, changes, list, message, pairs, version, word};
 use super::version::{Changes, Version};
-use super::{ANNOUNCED, registration};
 use crate::config::KeyServer;
 use crate::config::fault::Fault;
 use crate::key_store::jsonl::MAX_LINE;

@@ -15,10 +15,11 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::RedisStore;
 use super::link::{LinkError, connect, reached, track};
+use super::registration::{REGISTRATION, registration};
 use super::scripts::{Scripts, list, number, version};
 use super::version::{Health, Pushes, Version};
-use super::{REGISTRATION, RedisStore, registration};
 use crate::config::fault::Faults;
 use crate::key_store::availability::Availability;
 use crate::random_id::random_id;
