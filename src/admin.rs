@@ -17,6 +17,7 @@ mod reachable;
 mod scrape;
 pub(crate) mod state;
 mod status;
+mod usage;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -253,6 +254,10 @@ impl Visitor {
             AdminPath::OpenApi => Ok(typed(openapi(), "application/json")),
             AdminPath::Status => self.aside(|admin| Ok(data(&status::status(admin)))).await,
             AdminPath::Refusals => Ok(data(&status::refusals(&self.admin))),
+            AdminPath::Usage => {
+                let asked = usage::Asked::of(parts.uri.query())?;
+                self.aside(move |admin| asked.report(admin)).await
+            }
             AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
                 let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;

@@ -10,6 +10,7 @@ mod start_error;
 mod warnings;
 mod weakness;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -30,13 +31,15 @@ use crate::hooks::Hooks;
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
-use crate::limit::Limiter;
+use crate::limit::{Kept, Limiter, Passed};
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake};
 use crate::net::local::Local;
 use crate::net::tls::{self, ListenerTls, Swappable};
 use crate::observe::Logs;
+use crate::observe::audit::{BudgetPassed, budget_passed};
+use crate::observe::ledger::Ledger;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
@@ -45,6 +48,7 @@ use crate::random_id::random_id;
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood, StoodKeys};
 use crate::shared::{self, Asker, Settings, Sharing};
 use crate::snapshot::Snapshot;
+use crate::state::{Keeper, Keeping, State};
 use crate::thread_supervisor::{Duty, Threads};
 use crate::upstream::Endpoints;
 use crate::worker::Workers;
@@ -70,6 +74,7 @@ pub struct App {
     reloader: Reloader,
     reload: Handle,
     asker: Option<Asker>,
+    keeper: Option<Keeper>,
 }
 
 impl fmt::Debug for App {
@@ -145,7 +150,8 @@ impl App {
             endpoints: prepared.endpoints,
             is_draining: AtomicBool::new(false),
             clock,
-            usage: UsageBook::new(config.metrics.key_ids),
+            usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.ledger),
+            keeping: prepared.keeping,
             observers: Observers::new(logs, config.metrics.models),
             reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
             followed_store: ArcSwapOption::empty(),
@@ -168,6 +174,7 @@ impl App {
             reloader,
             reload,
             asker: prepared.asker,
+            keeper: prepared.keeper,
         })
     }
 
@@ -219,6 +226,7 @@ impl App {
             reloader,
             reload,
             asker,
+            keeper,
             ..
         } = self;
         let threads = gateway.observers.logs().threads.clone();
@@ -227,6 +235,12 @@ impl App {
             let of_asker = gateway.clone();
             let asker = asker.described_by(move || of_asker.replica());
             threads.spawn(Duty::Shared, "shared", move || asker.run_thread())?;
+        }
+        if let Some(keeper) = keeper {
+            let logs = gateway.observers.logs().clone();
+            let keeper =
+                keeper.telling(Box::new(move |holder, passed| tell_of_budget(&logs, holder, passed)));
+            threads.spawn(Duty::State, "state", move || keeper.run())?;
         }
         start_tasks(&gateway);
         if let Some(bound) = admin {
@@ -258,6 +272,10 @@ impl App {
         let is_finished = finish(accepting, workers, until).await;
         if let Some(sharing) = &gateway.sharing {
             sharing.leave(gateway.limiter.states()).await;
+        }
+        if let Some(keeping) = gateway.keeping.clone() {
+            // What the last requests have used is written before the process ends.
+            let _ended = spawn_blocking(move || keeping.end()).await;
         }
         gateway.observers.logs().report_left_out_at_the_end();
         broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
@@ -333,6 +351,9 @@ pub(crate) struct Prepared {
     pub(crate) limiter: Limiter,
     sharing: Option<Arc<Sharing>>,
     asker: Option<Asker>,
+    keeper: Option<Keeper>,
+    keeping: Option<Arc<Keeping>>,
+    ledger: Option<Arc<Ledger>>,
     endpoints: Endpoints,
     tls: Vec<Option<Arc<ListenerTls>>>,
     /// Warnings about settings that are allowed, but most likely a mistake.
@@ -392,13 +413,43 @@ impl Prepared {
             None => limiter,
         };
         let asker = asker.map(|asker| asker.recording(limiter.attempts()));
+        let (limiter, kept) = match opened_state(config, purpose, clock) {
+            Ok(Some((state, kept))) => {
+                let ledger = state.ledger.clone();
+                let (limiter, changed) = limiter.keeping(kept);
+                let (keeper, keeping) = Keeper::new(state, changed, clock.clone());
+                (limiter, Some((keeper, Arc::new(keeping), ledger)))
+            }
+            Ok(None) => (limiter, None),
+            Err(of_state) => {
+                faults.push(of_state);
+                (limiter, None)
+            }
+        };
         let endpoints = Endpoints::default();
         match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
                 endpoints.adopt(snapshot.endpoint_sets());
                 let warnings = warnings::of(config, &first.set, &snapshot, &tls);
                 let (keys, stood_keys) = first.into_service();
-                Ok(Prepared { snapshot, keys, stood_keys, limiter, sharing, asker, endpoints, tls, warnings })
+                let (keeper, keeping, ledger) = match kept {
+                    Some((keeper, keeping, ledger)) => (Some(keeper), Some(keeping), Some(ledger)),
+                    None => (None, None, None),
+                };
+                Ok(Prepared {
+                    snapshot,
+                    keys,
+                    stood_keys,
+                    limiter,
+                    sharing,
+                    asker,
+                    keeper,
+                    keeping,
+                    ledger,
+                    endpoints,
+                    tls,
+                    warnings,
+                })
             }
             Ok(_) => Err(Faults(faults)),
             Err(of_upstreams) => {
@@ -439,6 +490,31 @@ impl Prepared {
     pub(crate) fn secrets(&self) -> usize {
         self.keys.len()
     }
+}
+
+/// Opens the state directory for a start, with what was kept of each key and group. A check only looks
+/// whether it can be read.
+fn opened_state(
+    config: &Config,
+    purpose: Purpose,
+    clock: &Clock,
+) -> Result<Option<(State, HashMap<String, Kept>)>, Fault> {
+    let Some(directory) = &config.state else { return Ok(None) };
+    match purpose {
+        Purpose::Service => State::open(&directory.path, clock.wall()).map(Some),
+        Purpose::Check => State::check(&directory.path).map_or(Ok(None), Err),
+    }
+}
+
+/// Writes an audit line for a budget that has passed a share of its amount. `holder`: the id of the key;
+/// `group:` and the name of a group.
+fn tell_of_budget(logs: &Logs, holder: &str, passed: &Passed) {
+    let Some(writer) = &logs.audit else { return };
+    let Passed { policy, percent, used, limit, resets_at } = passed;
+    let (percent, used, limit, resets_at) = (*percent, *used, *limit, resets_at.to_string());
+    let group = holder.strip_prefix("group:");
+    let key_id = Some(holder).filter(|_| group.is_none());
+    budget_passed(writer, BudgetPassed { policy, percent, used, limit, resets_at, key_id, group });
 }
 
 /// Binds the admin listener.

@@ -15,6 +15,7 @@ mod run;
 mod shown;
 mod signals;
 mod terminal;
+mod usage;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -52,6 +53,8 @@ enum Command {
     /// Show which route, permission and limits apply to a request, and why; or what an error code
     /// means
     Explain(explain::Explain),
+    /// Show what keys have used: requests and tokens, by key, group, model and day
+    Usage(usage::Usage),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Ask a running bearward's probe, for containers without curl
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Keys(keys) => keys.execute(),
         Command::Reload(reload) => reload.execute(),
         Command::Explain(explain) => explain.execute(),
+        Command::Usage(usage) => usage.execute(),
         Command::Schema => print(&format!("{:#}\n", schema::of_config())),
         Command::Healthcheck(healthcheck) => healthcheck.execute(),
         Command::Completions { shell } => {

@@ -35,7 +35,7 @@ use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::route::Route;
-pub(crate) use admission::{Admitted, Grant, Permit, limit_status};
+pub(crate) use admission::{Admitted, Grant, Permit, holders, limit_status};
 pub(crate) use authentication::{Authentication, authenticate};
 pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
@@ -104,6 +104,21 @@ pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
         Ok(()) => decided,
         Err(_used_up) => decide_here(head, context),
     }
+}
+
+/// Finds the holder of the key of a request that asks about this key alone, and so needs no route.
+/// Counts failed attempts as [`decide`] does.
+pub(crate) async fn decide_own(head: &Head<'_>, context: Context<'_>) -> (Facts, Result<Principal, Denial>) {
+    let mut facts = Facts::default();
+    match guard::check(head.parts, &context.snapshot.limits, head.is_plain) {
+        Ok(target) => facts.target = Some(target),
+        Err(denial) => return (facts, Err(denial)),
+    }
+    let (headers, auth) = (&head.parts.headers, &context.snapshot.auth);
+    let (authentication, outcome) = authenticate(headers, auth, head.client, context).await;
+    facts.authentication = Some(authentication);
+    facts.principal = outcome.as_ref().ok().cloned();
+    (facts, outcome)
 }
 
 /// Decides about a request as [`decide`] does, as far as this process knows.

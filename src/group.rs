@@ -1,19 +1,20 @@
 //! A group of keys in service: its limits, and what its keys may do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{self, OutputCap};
-use crate::limit::{Holder, KeyState, Limiter, Window};
+use crate::limit::{Budget, Holder, KeyState, Limiter, Window};
 use crate::model::ModelPatterns;
 
 /// A group of keys in service.
 #[derive(Debug)]
 pub(crate) struct Group {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     /// The limit state of all keys of the group together.
     pub(crate) state: Arc<KeyState>,
     pub(crate) windows: Vec<Arc<Window>>,
+    pub(crate) budgets: Vec<Arc<Budget>>,
     pub(crate) max_concurrent: Option<u32>,
     /// The models that keys of the group may use; `None` if they may use all.
     pub(crate) models: Option<ModelPatterns>,
@@ -24,9 +25,10 @@ impl Group {
     fn new(config: &config::Group, limiter: &Limiter) -> Self {
         let policies = format!("group-{}", config.name);
         Group {
-            name: config.name.clone(),
+            name: config.name.as_str().into(),
             state: limiter.state(&state_id(&config.name)),
             windows: config.rate_limits.iter().map(|quota| limiter.window(Some(&policies), *quota)).collect(),
+            budgets: config.budgets.iter().map(|quota| limiter.budget(Some(&policies), quota)).collect(),
             max_concurrent: config.max_concurrent,
             models: config.models.clone(),
             output_cap: config.request,
@@ -35,7 +37,7 @@ impl Group {
 
     /// Returns the group as a holder of limits.
     pub(crate) fn holder(&self) -> Holder<'_> {
-        Holder { state: &self.state, windows: [&self.windows, &[]] }
+        Holder { state: &self.state, windows: [&self.windows, &[]], budgets: &self.budgets }
     }
 }
 
@@ -61,9 +63,4 @@ impl Groups {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.0.values()
     }
-}
-
-/// Returns the names of the groups of a configuration, which keys may name.
-pub(crate) fn names(configs: &[config::Group]) -> BTreeSet<String> {
-    configs.iter().map(|group| group.name.clone()).collect()
 }

@@ -33,6 +33,9 @@ fn wanted(field: &Field) -> Value {
             {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/NewQuota"}},
             {"const": "none"},
         ]}),
+        Form::Budgets => {
+            json!({"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/NewBudget"}})
+        }
         Form::Networks => {
             json!({"type": "array", "minItems": 1, "items": {"type": "string", "format": "ipv4"}})
         }
@@ -65,7 +68,9 @@ fn shown(field: &Field) -> Value {
             "max_output_tokens": {"type": "integer", "minimum": 1}, "on_excess": {"enum": ["refuse", "lower"]},
         }}),
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
-        Form::Hash | Form::Secrets | Form::RateLimits => panic!("{}: it is not shown as it is", field.name),
+        Form::Hash | Form::Secrets | Form::RateLimits | Form::Budgets => {
+            panic!("{}: it is not shown as it is", field.name)
+        }
     };
     schema["description"] = json!(field.about);
     schema
@@ -166,6 +171,9 @@ fn form(form: Form) -> &'static str {
         Form::Count => "a number",
         Form::RateLimits => {
             "a list of `{requests, per, burst}`, with `tokens`, `input_tokens` or `output_tokens` in place of `requests`, or `none`"
+        }
+        Form::Budgets => {
+            "a list of `{tokens, every, zone}`, with `requests`, `input_tokens` or `output_tokens` in place of `tokens`; `every`: `day`, `week` or `month`"
         }
         Form::Networks => "a list of networks",
         Form::Words => "a list of names",

@@ -38,6 +38,7 @@ mod group;
 mod guard;
 mod hooks;
 mod host_pattern;
+mod journal;
 mod json;
 mod key_cache;
 #[cfg(test)]
@@ -67,6 +68,7 @@ mod route;
 mod shared;
 mod snapshot;
 mod stamp;
+mod state;
 mod system_authorities;
 mod tap;
 mod thread_supervisor;

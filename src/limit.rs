@@ -9,6 +9,8 @@
 
 mod ask;
 mod attempt_counts;
+mod budget;
+mod changes;
 mod charge;
 mod companions;
 mod concurrency;
@@ -16,6 +18,7 @@ mod cost;
 mod gcra;
 mod holder;
 mod in_flight;
+mod kept;
 mod key_state;
 mod lease;
 mod leased_slots;
@@ -29,32 +32,37 @@ mod rate;
 mod status;
 mod window_uses;
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use jiff::Timestamp;
 use smallvec::SmallVec;
 
 pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
 pub(crate) use attempt_counts::FailedAttempts;
+pub(crate) use budget::{Budget, BudgetState, Passed};
 use companions::Companions;
 pub(crate) use concurrency::ConcurrencyPermit;
 pub(crate) use cost::Cost;
 pub(crate) use gcra::{Wait, Window};
+use holder::Charge;
 pub(crate) use holder::{Debit, Holder};
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
+pub(crate) use kept::{Changed, Kept, KeptWindow, ToKeep};
 pub(crate) use key_state::KeyState;
+use key_state::Uses;
 pub(crate) use leased_slots::{LeasedSlots, SlotAsk};
 pub(crate) use lender::{Attempts, AttemptsCounted, Lender, Standing};
 pub(crate) use part::PartOf;
 pub(crate) use status::LimitStatus;
-use window_uses::WindowUses;
 
 use crate::clock::Clock;
-use crate::config::{AttemptQuota, Quota, Unit};
+use crate::config::{AttemptQuota, BudgetQuota, Quota, Unit};
 
 /// The limit state of all keys and addresses, and the windows in use.
 #[derive(Debug)]
@@ -62,6 +70,11 @@ pub(crate) struct Limiter {
     clock: Clock,
     states: DashMap<String, Arc<KeyState>>,
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
+    budgets: DashMap<(Option<String>, BudgetQuota), Arc<Budget>>,
+    /// Where changes are noted that survive a restart; `None` if nothing survives one.
+    changed: Option<Arc<Changed>>,
+    /// What was kept over a restart of keys and groups that were not used since, by their ids.
+    restored: DashMap<String, Kept>,
     attempts: Arc<FailedAttempts>,
     companions: Companions,
     in_flight: InFlight,
@@ -91,11 +104,28 @@ pub(crate) enum NotGranted {
     Unavailable,
 }
 
-/// A refusal of a request by a window.
+/// A refusal of a request by a window, or by a budget.
 #[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) window: Arc<Window>,
-    pub(crate) wait: Wait,
+pub(crate) enum Refused {
+    Window {
+        window: Arc<Window>,
+        wait: Wait,
+    },
+    /// The budget is used up until its next period begins, at `resets_at`, which is `wait` from now.
+    Budget {
+        budget: Arc<Budget>,
+        resets_at: Timestamp,
+        wait: Duration,
+    },
+}
+
+impl Refused {
+    fn wait(&self) -> Wait {
+        match self {
+            Refused::Window { wait, .. } => *wait,
+            Refused::Budget { wait, .. } => Wait::For(*wait),
+        }
+    }
 }
 
 impl Limiter {
@@ -106,6 +136,9 @@ impl Limiter {
             clock,
             states: DashMap::new(),
             windows: DashMap::new(),
+            budgets: DashMap::new(),
+            changed: None,
+            restored: DashMap::new(),
             attempts: Arc::default(),
             companions: Companions::default(),
             in_flight: InFlight::default(),
@@ -119,6 +152,20 @@ impl Limiter {
     pub(crate) fn shared_by(mut self, lender: Arc<dyn Lender>) -> Self {
         self.lender = Some(lender);
         self
+    }
+
+    /// Makes budgets and long windows survive a restart. `restored`: what was kept, by the ids of keys
+    /// and groups. Whoever has the second value writes what has changed.
+    pub(crate) fn keeping(mut self, restored: HashMap<String, Kept>) -> (Self, Arc<Changed>) {
+        let changed = Arc::<Changed>::default();
+        self.changed = Some(changed.clone());
+        self.restored = restored.into_iter().collect();
+        (self, changed)
+    }
+
+    /// Whether what was used of budgets survives a restart.
+    pub(crate) fn keeps_budgets(&self) -> bool {
+        self.changed.is_some() || self.lender.is_some()
     }
 
     /// Returns the failed attempts of addresses that this process knows of.
@@ -176,9 +223,13 @@ impl Limiter {
         if let Some(state) = self.states.get(key_id) {
             return state.value().clone();
         }
-        let state = || match self.lender {
-            Some(_) => Arc::new(KeyState::shared(key_id)),
-            None => Arc::default(),
+        let state = || {
+            let kept = self.restored.remove(key_id).map(|(_, kept)| kept).unwrap_or_default();
+            let uses = kept.into_uses(self.clock.monotonic_nanos(), self.clock.wall());
+            Arc::new(match self.lender {
+                Some(_) => KeyState::shared(key_id, uses),
+                None => KeyState::new(key_id, uses),
+            })
         };
         self.states.entry(key_id.to_owned()).or_insert_with(state).value().clone()
     }
@@ -186,8 +237,9 @@ impl Limiter {
     /// Forgets the state of a key that has left the store, if nothing refers to the state and all
     /// of its windows are full. Returns whether the key has no state now.
     pub(crate) fn forget(&self, key_id: &str) -> bool {
-        let now = self.clock.monotonic_nanos();
-        self.states.remove_if(key_id, |_, state| Arc::strong_count(state) == 1 && state.is_unused(now));
+        let (now, wall) = (self.clock.monotonic_nanos(), self.clock.wall());
+        let is_unused = |state: &Arc<KeyState>| Arc::strong_count(state) == 1 && state.is_unused(now, wall);
+        self.states.remove_if(key_id, |_, state| is_unused(state));
         !self.states.contains_key(key_id)
     }
 
@@ -209,19 +261,31 @@ impl Limiter {
         self.windows.entry(name).or_insert_with(|| Arc::new(Window::new(route, quota))).value().clone()
     }
 
+    /// Returns the budget of a quota. `holder`: the name before the policies of a group; `None` for a
+    /// key. As for windows, each call for the same quota returns the same budget.
+    pub(crate) fn budget(&self, holder: Option<&str>, quota: &BudgetQuota) -> Arc<Budget> {
+        let name = (holder.map(str::to_owned), quota.clone());
+        self.budgets
+            .entry(name)
+            .or_insert_with(|| Arc::new(Budget::new(holder, quota.clone())))
+            .value()
+            .clone()
+    }
+
     /// Forgets the windows to which neither a configuration nor a key refers. Windows of a refused
     /// configuration are removed in this way.
     pub(crate) fn forget_unused_windows(&self) {
         self.windows.retain(|_, window| Arc::strong_count(window) > 1);
+        self.budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
     }
 
-    /// Charges all enforced windows of a request's key, and of the group of the key, for a request of
-    /// this cost, or charges none of them. A window that is not enforced is charged if it would grant
+    /// Charges all enforced windows and all budgets of a request's key, and of the group of the key, for
+    /// a request of this cost, or charges none of them. A window that is not enforced is charged if it would grant
     /// the request.
     ///
     /// # Errors
     ///
-    /// Fails with the window that has the longest wait, if any enforced window refuses the request.
+    /// Fails with the window or budget that has the longest wait, if any of them refuses the request.
     pub(crate) fn charge(
         &self,
         key: &Holder<'_>,
@@ -233,10 +297,15 @@ impl Limiter {
         let mut of_group = group.map(|group| (group, group.state.uses()));
         let now = self.clock.monotonic_nanos();
         let mut judged = Judged::default();
-        judged.judge(&of_key, key, cost, now);
+        judged.judge(&of_key.windows, key, cost, now);
         let mine = judged.charged.len();
         if let Some((group, uses)) = &of_group {
-            judged.judge(uses, group, cost, now);
+            judged.judge(&uses.windows, group, cost, now);
+        }
+        let wall = || self.clock.wall();
+        judged.judge_budgets(&mut of_key, key, cost, wall);
+        if let Some((group, uses)) = &mut of_group {
+            judged.judge_budgets(uses, group, cost, wall);
         }
         let Judged { charged, refusal, would_refuse } = judged;
         if let Some(refusal) = refusal {
@@ -249,18 +318,57 @@ impl Limiter {
                 _ => (key.state, &mut *of_key),
             };
             match window.unit() {
-                Unit::Requests => uses.store(window, arrival, now),
+                Unit::Requests => uses.windows.store(window, arrival, now),
                 Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => {
-                    let charge = uses.open(window, cost.of(window.unit()), arrival, now);
-                    debits.push(Debit { state: state.clone(), charge });
+                    let charge = uses.windows.open(window, cost.of(window.unit()), arrival, now);
+                    debits.push(Debit { state: state.clone(), charge: Charge::Window(charge) });
                 }
             }
         }
-        let mut status = LimitStatus::of(&of_key, key.windows(), now);
-        if let Some((group, uses)) = &of_group {
-            status = status.and(LimitStatus::of(uses, group.windows(), now));
+        let mut status = LimitStatus::of(&of_key.windows, key.windows(), now);
+        self.charge_budgets(&mut of_key, key, cost, &mut debits);
+        if let Some((group, mut uses)) = of_group {
+            status = status.and(LimitStatus::of(&uses.windows, group.windows(), now));
+            self.charge_budgets(&mut uses, group, cost, &mut debits);
         }
         Ok(Charged { status, debits, would_refuse })
+    }
+
+    /// Charges budgets alone, all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the budget that has the longest wait.
+    fn charge_budgets_alone(
+        &self,
+        key: &Holder<'_>,
+        group: Option<&Holder<'_>>,
+        cost: Cost,
+    ) -> Result<Charged, Refused> {
+        let has_budgets = |holder: &&Holder<'_>| !holder.budgets.is_empty();
+        let group = group.filter(has_budgets).map(|group| group.without_windows());
+        match has_budgets(&key) || group.is_some() {
+            true => self.charge(&key.without_windows(), group.as_ref(), cost),
+            false => Ok(Charged::default()),
+        }
+    }
+
+    /// Charges the budgets of a holder, which have granted the request, and notes what has changed.
+    fn charge_budgets(
+        &self,
+        uses: &mut Uses,
+        holder: &Holder<'_>,
+        cost: Cost,
+        debits: &mut SmallVec<[Debit; 2]>,
+    ) {
+        for budget in holder.budgets {
+            if let Some(charge) = uses.budgets.charge(budget, cost, self.clock.wall()) {
+                debits.push(Debit { state: holder.state.clone(), charge: Charge::Budget(charge) });
+            }
+        }
+        if let Some(changed) = self.changed.as_ref().filter(|_| holder.is_kept()) {
+            changed.note(holder.state);
+        }
     }
 
     /// Corrects the charges of a request when its actual cost is known: charges the difference, or
@@ -269,17 +377,36 @@ impl Limiter {
     /// charge is not given back a second time.
     pub(crate) fn settle(&self, debits: &[Debit], charged: Cost, used: Cost) {
         for Debit { state, charge } in debits {
-            let (charged, used) = (charged.of(charge.unit()), used.of(charge.unit()));
-            let Some(lender) = &self.lender else {
-                let mut uses = state.uses();
-                uses.close(charge, charged, used, self.clock.monotonic_nanos());
-                continue;
-            };
             let now = self.clock.monotonic_nanos();
-            if state.with_leases(|leases| leases.settle(charge, charged, used, now)) == Some(true) {
-                lender.report(state);
+            let is_kept = match (charge, &self.lender) {
+                (Charge::Budget(charge), _) => {
+                    state.uses().budgets.settle(charge, used, self.clock.wall());
+                    true
+                }
+                (Charge::Window(charge), None) => {
+                    let (charged, used) = (charged.of(charge.unit()), used.of(charge.unit()));
+                    state.uses().windows.close(charge, charged, used, now);
+                    charge.window.is_kept()
+                }
+                (Charge::Window(charge), Some(lender)) => {
+                    let (charged, used) = (charged.of(charge.unit()), used.of(charge.unit()));
+                    if state.with_leases(|leases| leases.settle(charge, charged, used, now)) == Some(true) {
+                        lender.report(state);
+                    }
+                    false
+                }
+            };
+            if let Some(changed) = self.changed.as_ref().filter(|_| is_kept) {
+                changed.note(state);
             }
         }
+    }
+
+    /// Returns the state of a holder's budgets, each with the budget.
+    pub(crate) fn budget_states<'h>(&self, holder: &Holder<'h>) -> Vec<(&'h Arc<Budget>, BudgetState)> {
+        let mut uses = holder.state.uses();
+        let state = |budget| Some((budget, uses.budgets.state(budget, self.clock.wall())?));
+        holder.budgets.iter().filter_map(state).collect()
     }
 
     /// Returns the state of a holder's windows without charging them.
@@ -295,7 +422,7 @@ impl Limiter {
                 return status;
             }
         }
-        LimitStatus::of(&holder.state.uses(), holder.windows(), now)
+        LimitStatus::of(&holder.state.uses().windows, holder.windows(), now)
     }
 }
 
@@ -310,23 +437,43 @@ struct Judged<'w> {
 }
 
 impl<'w> Judged<'w> {
-    fn judge(&mut self, uses: &WindowUses, holder: &Holder<'w>, cost: Cost, now: u64) {
+    fn judge(&mut self, uses: &window_uses::WindowUses, holder: &Holder<'w>, cost: Cost, now: u64) {
         for window in holder.windows() {
             let refused = match window.charge_for(uses.arrival(window, now), now, cost) {
                 Ok(arrival) => {
                     self.charged.push((window, arrival));
                     continue;
                 }
-                Err(wait) => Refused { window: window.clone(), wait },
+                Err(wait) => Refused::Window { window: window.clone(), wait },
             };
-            let first = match window.quota().is_enforced {
-                true => &mut self.refusal,
-                false => &mut self.would_refuse,
-            };
-            if first.as_ref().is_none_or(|other: &Refused| other.wait < refused.wait) {
-                *first = Some(refused);
+            match window.quota().is_enforced {
+                true => longer(&mut self.refusal, refused),
+                false => longer(&mut self.would_refuse, refused),
             }
         }
+    }
+
+    fn judge_budgets(
+        &mut self,
+        uses: &mut Uses,
+        holder: &Holder<'_>,
+        cost: Cost,
+        wall: impl Fn() -> Timestamp,
+    ) {
+        for budget in holder.budgets {
+            let now = wall();
+            if let Err(resets_at) = uses.budgets.judge(budget, cost, now) {
+                let wait = Duration::try_from(resets_at.duration_since(now)).unwrap_or_default();
+                longer(&mut self.refusal, Refused::Budget { budget: budget.clone(), resets_at, wait });
+            }
+        }
+    }
+}
+
+/// Keeps the refusal with the longer wait.
+fn longer(first: &mut Option<Refused>, refused: Refused) {
+    if first.as_ref().is_none_or(|other| other.wait() < refused.wait()) {
+        *first = Some(refused);
     }
 }
 

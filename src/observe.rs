@@ -8,6 +8,7 @@ pub(crate) mod audit;
 mod hex;
 pub(crate) mod histogram;
 pub(crate) mod history;
+pub(crate) mod ledger;
 mod line;
 pub(crate) mod line_quotas;
 pub(crate) mod log;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use jiff::Timestamp;
 
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
@@ -121,6 +123,8 @@ struct OpenRecord {
     has_lines: Option<bool>,
     /// The usage of the key whose secret the request presented, valid or not.
     usage: Option<Arc<Usage>>,
+    /// When the request was forwarded, and the group of its key; `None` if it was not.
+    admitted: Option<(Timestamp, Option<Arc<str>>)>,
     timing: Timing,
     context: Option<TraceContext>,
     /// Where the tokens of the request are reported; `None` if it uses none.
@@ -186,6 +190,7 @@ impl RequestRecord {
             is_of_key: false,
             has_lines: None,
             usage: None,
+            admitted: None,
             timing: Timing {
                 started: Instant::now(),
                 upstream: Times::default(),
@@ -241,6 +246,11 @@ impl RequestRecord {
     /// Notes that a limit that only counts would have refused the request with this code.
     pub(crate) fn would_refuse(&mut self, code: Code) {
         self.0.line.would_refuse = Some(code.name());
+    }
+
+    /// Notes that the request is forwarded. `at`: when; `group`: the group of its key.
+    pub(crate) fn admitted(&mut self, at: Timestamp, group: Option<&Arc<str>>) {
+        self.0.admitted = Some((at, group.cloned()));
     }
 
     /// Sets the usage of the key whose secret the request presented.
@@ -402,6 +412,11 @@ impl Drop for OpenRecord {
         self.line.outcome = self.outcome();
         self.line.tokens = self.tokens.as_ref().and_then(|report| report.tokens());
         let (line, took) = (&self.line, self.timing.started.elapsed());
+        if let (Some(usage), Some((at, group))) = (&self.usage, &self.admitted)
+            && (line.code.is_none() || line.tokens.is_some())
+        {
+            usage.ended((*at, group.as_ref(), line.model.as_deref()), line.tokens);
+        }
         let (route, upstream) =
             line.route_and_upstream.as_ref().map(|(route, upstream)| (route, upstream)).unzip();
         let finished = Finished {

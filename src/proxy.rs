@@ -8,6 +8,7 @@ mod caller;
 mod gateway;
 mod inspection;
 mod list;
+mod own_key;
 pub(crate) mod seen_body;
 mod state;
 
@@ -84,6 +85,11 @@ async fn handle(
     let is_plain = !peer.is_tls && !client.via_trusted;
     if let Some(answer) = preflight(state, parts, body, is_plain) {
         return Ok(Handled::Preflight(answer));
+    }
+    if own_key::is_asked(parts, state) {
+        // The future is boxed: few requests are about their own key.
+        let answer = Box::pin(own_key::answer(peer, state, parts, &client, is_plain, context)).await?;
+        return Ok(Handled::Own(answer));
     }
     let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context).await?;
     let address = client.counted_at;

@@ -49,6 +49,8 @@ pub(crate) struct Snapshot {
     /// Quota of the failed attempts of an address; `None` for no limit.
     pub(crate) failed_attempts: Option<AttemptQuota>,
     pub(crate) groups: Groups,
+    /// Whether the holder of a key sees its own limits.
+    pub(crate) self_service: bool,
     /// Windows of a key that has no rate limits of its own.
     pub(crate) default_windows: Vec<Arc<Window>>,
     /// Limit of requests in flight for a key that has no such limit of its own; `None` for no
@@ -97,6 +99,7 @@ impl Snapshot {
             admin_auth: Auth { headers: config.auth.headers.clone(), ..Auth::default() },
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
+            self_service: config.self_service,
             groups: Groups::new(&config.groups, limiter),
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,

@@ -3,8 +3,8 @@
 //! a metric.
 //!
 //! Without a worker, its connections are not served. Without the reload thread, no revocation takes
-//! effect. Without the thread for shared limits, no key that has limits is served. If one of these
-//! threads ends, the process stops as on SIGTERM and exits with 1, so that
+//! effect. Without the thread for shared limits, no key that has limits is served. Without the thread
+//! that writes the state, a restart would forget what was used of budgets. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
 //! the service manager restarts it.
 
 use std::future::Future;
@@ -26,6 +26,8 @@ pub(crate) enum Duty {
     Reload,
     /// Asks the server that has the limits of all replicas.
     Shared,
+    /// Writes what survives a restart.
+    State,
     /// Writes a log.
     Log,
     /// Sends spans to a collector.
@@ -35,8 +37,8 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
-    const ALL: [Duty; 6] =
-        [Duty::Worker, Duty::Reload, Duty::Shared, Duty::Log, Duty::Traces, Duty::Background];
+    const ALL: [Duty; 7] =
+        [Duty::Worker, Duty::Reload, Duty::Shared, Duty::State, Duty::Log, Duty::Traces, Duty::Background];
 
     /// Returns the name of the duty in metrics.
     fn name(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Duty {
             Duty::Worker => "worker",
             Duty::Reload => "reload",
             Duty::Shared => "shared",
+            Duty::State => "state",
             Duty::Log => "log",
             Duty::Traces => "traces",
             Duty::Background => "background",
@@ -53,7 +56,7 @@ impl Duty {
     /// Whether the process stops when a thread of this duty ends. Log lines and spans that get lost
     /// are counted, and are no reason to stop serving.
     fn is_vital(self) -> bool {
-        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared)
+        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared | Duty::State)
     }
 }
 

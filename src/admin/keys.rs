@@ -149,7 +149,8 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let own: Option<Vec<_>> =
         key.rate_limits().map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect());
     let windows = own.as_deref().unwrap_or(&snapshot.default_windows);
-    let of_key = of_windows(&limiter.status(&Holder { state: &state, windows: [windows, &[]] }));
+    let of_key =
+        of_windows(&limiter.status(&Holder { state: &state, windows: [windows, &[]], budgets: &[] }));
     let of_group = key.group().and_then(|name| snapshot.groups.get(name));
     let of_group = of_group.map(|group| of_windows(&limiter.status(&group.holder()))).into_iter().flatten();
     let windows: Vec<Value> = of_key.into_iter().chain(of_group).collect();

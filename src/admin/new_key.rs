@@ -94,6 +94,9 @@ impl NewKey {
                 self.quotas = limits.quotas().iter().filter_map(NewQuota::quota).collect();
                 serde_json::to_value(limits).map_err(A::Error::custom)?
             }
+            Form::Budgets => {
+                serde_json::to_value(map.next_value::<Vec<NewBudget>>()?).map_err(A::Error::custom)?
+            }
             Form::OutputCap => {
                 serde_json::to_value(map.next_value::<NewOutputCap>()?).map_err(A::Error::custom)?
             }
@@ -165,6 +168,23 @@ struct NewOutputCap {
     max_output_tokens: Whole,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     on_excess: Option<String>,
+}
+
+/// A budget of a new key.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct NewBudget {
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    requests: Option<u64>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    tokens: Option<u64>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    output_tokens: Option<u64>,
+    every: String,
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

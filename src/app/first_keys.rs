@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::config::fault::Faults;
-use crate::group;
 use crate::key_cache::{KeyCache, KeySet};
-use crate::key_store::groups::Groups;
+use crate::key_store::provisions::{Provided, Provisions};
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Reading, Store};
 use crate::keys::id_secret::IdSecret;
@@ -39,8 +38,8 @@ impl FirstKeys {
             store.announce();
         }
         let nothing = KeyCache::default();
-        let groups = group::names(&config.groups);
-        let reading = Reading { groups: Groups::Of(&groups), ..Reading::first(&nothing, ids) };
+        let provided = Provided::by(config);
+        let reading = Reading { provisions: Provisions::Of(&provided), ..Reading::first(&nothing, ids) };
         let Store::Redis(redis) = &store else {
             return Ok(FirstKeys { set: store.load_first(reading)?, ..FirstKeys::default() });
         };

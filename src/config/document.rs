@@ -6,12 +6,13 @@ use crate::bom;
 use crate::config::address::Address;
 use crate::config::admin::{self, Admin};
 use crate::config::auth::Auth;
+use crate::config::budget::StateDirectory;
 use crate::config::cors::{Cors, cors};
 use crate::config::decode::{Decoder, Environment};
 use crate::config::fault::{Fault, Faults};
 use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
-use crate::config::form::{Form, non_empty, number, off_or};
+use crate::config::form::{Form, boolean, non_empty, number, off_or};
 use crate::config::group::{Group, groups};
 use crate::config::keys::{Keys, keys};
 use crate::config::limits::Limits;
@@ -23,7 +24,7 @@ use crate::config::routes::{default_routes, routes};
 use crate::config::section::{self, nested, section};
 use crate::config::shared::Shared;
 use crate::config::traces::Traces;
-use crate::config::tree::{self, Quoting};
+use crate::config::tree::{self, Node, Quoting};
 use crate::config::trusted_proxies::{TrustedProxies, trusted_proxies};
 use crate::config::upstream::{Upstream, upstreams};
 use crate::regular_file;
@@ -60,8 +61,13 @@ section! {
         /// replaces this one. Left out: no page of another origin.
         cors: Option<Cors> = cors().optional();
         limits: Limits = nested().or_default();
+        /// Left out: nothing is kept, and there are no budgets.
+        state: Option<StateDirectory> = nested().optional();
         /// Left out: each process has its limits for itself.
         shared: Option<Shared> = nested().optional();
+        /// Whether the holder of a key sees what it may do and what is left of its limits, at
+        /// `GET /.bearward/me`.
+        self_service: bool = boolean().or(false);
         /// Proxies whose X-Forwarded-* headers are trusted: networks, addresses, or `unix` for the
         /// clients of unix listeners.
         trusted_proxies: TrustedProxies = trusted_proxies().or_default();
@@ -87,6 +93,11 @@ fn workers() -> Form<usize> {
 }
 
 impl Config {
+    /// Whether what was used of budgets survives a restart.
+    pub(crate) fn keeps_budgets(&self) -> bool {
+        self.state.is_some() || self.shared.is_some()
+    }
+
     /// Reads a configuration file, and replaces `${VAR}` by variables of the process's environment.
     ///
     /// # Errors
@@ -142,6 +153,9 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
     };
     let mut decoder = Decoder::new(path, Quoting::Allowed, Some(environment));
     let config = section::decode::<Config>(&mut decoder, &root);
+    if let Some(config) = &config {
+        refuse_budgets_that_are_lost(&mut decoder, &root, config);
+    }
     decoder.refuse_overwritten();
     match config {
         Some(mut config) if decoder.faults.is_empty() => {
@@ -157,6 +171,15 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
             );
             Err(Faults::sorted(decoder.into_faults()))
         }
+    }
+}
+
+/// Refuses budgets that a restart would forget.
+fn refuse_budgets_that_are_lost(d: &mut Decoder<'_>, root: &Node, config: &Config) {
+    let has_budgets = config.groups.iter().any(|group| !group.budgets.is_empty());
+    if has_budgets && !config.keeps_budgets() {
+        d.fault(root.position_of("groups"), "budgets, and nothing keeps what was used of them").hint =
+            Some("`state: {path: DIRECTORY}`, or `shared` for several replicas".to_owned());
     }
 }
 

@@ -1,5 +1,6 @@
 //! `groups`: keys that have limits, models and caps together.
 
+use crate::config::budget::{BudgetQuota, budgets};
 use crate::config::decode::Decoder;
 use crate::config::form::{Form, list_of, number, text};
 use crate::config::model::{OutputCap, models};
@@ -16,6 +17,8 @@ section! {
         name: String = text(group_name).shown().required();
         /// Rate limits of all keys of the group together.
         rate_limits: Vec<Quota> = rate_limits().or_default().narrowing();
+        /// Budgets of all keys of the group together. They need `state`, or `shared`.
+        budgets: Vec<BudgetQuota> = budgets().or_default().narrowing();
         /// The number of requests in flight at once, of all keys of the group together.
         max_concurrent: Option<u32> = number(1).optional().narrowing();
         /// Patterns of the models that keys of the group may use, as in llama-3*; a pattern with `!`

@@ -77,6 +77,14 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::BudgetExceeded,
+        Entry {
+            meaning: "A budget of the key, or of its group, has less left than the request may need, until its next period begins.",
+            caller: "Ask for less output, or wait until `details.resets_at`.",
+            operator: "Raise the budget. `bearward usage --by key,model` shows where it went.",
+        },
+    ),
+    (
         Code::ConcurrencyExceeded,
         Entry {
             meaning: "The key has as many requests in flight as it may have. Open streams count.",

@@ -42,6 +42,7 @@ codes! {
     RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
     ModelNotAllowed         "MODEL_NOT_ALLOWED"           403 7;
     RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
+    BudgetExceeded          "BUDGET_EXCEEDED"             429 8;
     ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
     TooManyFailedAttempts   "TOO_MANY_FAILED_ATTEMPTS"    429 8;
     TokensExceedLimit       "TOKENS_EXCEED_LIMIT"         400 3;

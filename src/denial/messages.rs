@@ -65,6 +65,18 @@ impl Denial {
         Denial::new(Code::RateLimitExceeded, "Rate limit exceeded", details).retry_after(seconds)
     }
 
+    /// 429: a budget is used up until its next period begins.
+    pub(crate) fn budget_exceeded(
+        policy: &str,
+        limit: u64,
+        resets_at: Timestamp,
+        retry_after: Duration,
+    ) -> Self {
+        let details = json!({"policy": policy, "limit": limit, "resets_at": resets_at.to_string()});
+        Denial::new(Code::BudgetExceeded, "The budget is used up", details)
+            .retry_after(whole_seconds(retry_after))
+    }
+
     /// 400: the request's input alone needs more tokens than a limit ever grants.
     pub(crate) fn tokens_exceed_limit(policy: &str, limit: u32, estimated: u32) -> Self {
         let details = json!({"policy": policy, "limit": limit, "estimated": estimated});

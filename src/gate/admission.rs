@@ -192,7 +192,13 @@ impl Grant {
     }
 }
 
-fn refusal(Refused { window, wait }: Refused) -> Denial {
+fn refusal(refused: Refused) -> Denial {
+    let (window, wait) = match refused {
+        Refused::Window { window, wait } => (window, wait),
+        Refused::Budget { budget, resets_at, wait } => {
+            return Denial::budget_exceeded(budget.policy(), budget.amount(), resets_at, wait);
+        }
+    };
     let (name, quota) = (window.name(), window.quota());
     match wait {
         Wait::For(retry_after) => Denial::rate_limited(name, quota.amount, quota.per, retry_after),
@@ -211,6 +217,15 @@ pub(crate) fn limit_status(
     let holders = std::iter::once(of_key).chain(of_group).filter(Holder::has_limits);
     let statuses = holders.map(|holder| context.limiter.status(&holder));
     statuses.reduce(LimitStatus::and)
+}
+
+/// Returns the key of a principal, and its group, as holders of limits.
+pub(crate) fn holders<'a>(
+    principal: &'a Principal,
+    context: Context<'a>,
+) -> impl Iterator<Item = Holder<'a>> {
+    let of_key = key_holder(principal.key(), context.limiter, context.snapshot, None);
+    std::iter::once(of_key).chain(principal.group().map(|group| group.holder()))
 }
 
 /// Whether a window of the key, or one of the route, counts tokens.
@@ -233,6 +248,7 @@ pub(super) fn key_holder<'a>(
     Holder {
         state: &limits.state,
         windows: [own, route.map(|route| route.windows.as_slice()).unwrap_or_default()],
+        budgets: &limits.budgets,
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn system(doing: &'static str, path: &Path, error: io::Error) -> Self {
+    pub(crate) fn system(doing: &'static str, path: &Path, error: io::Error) -> Self {
         OpenError::System { doing, path: path.to_owned(), error }
     }
 }

@@ -9,7 +9,7 @@ use once_cell::race::OnceBox;
 use smallvec::SmallVec;
 
 use crate::keys::ApiKey;
-use crate::limit::{KeyState, Limiter, Window};
+use crate::limit::{Budget, KeyState, Limiter, Window};
 use crate::observe::usage::{Usage, UsageBook};
 
 /// A key in service: its fields, and the parts that are built when the key is first used. Most of a
@@ -41,6 +41,7 @@ pub(crate) struct KeyLimits {
     /// The windows of the key's own rate limits. `None`: the key has no limits of its own, so the
     /// configuration's defaults apply.
     pub(crate) windows: Option<SmallVec<[Arc<Window>; 2]>>,
+    pub(crate) budgets: Box<[Arc<Budget>]>,
 }
 
 /// The values of the `x-bearward-*` headers, which describe the key to the upstream.
@@ -107,6 +108,7 @@ impl LiveKey {
             KeyLimits {
                 state: limiter.state(self.key.id()),
                 windows: own.map(|quotas| quotas.iter().map(|quota| limiter.window(None, *quota)).collect()),
+                budgets: self.key.budgets().iter().map(|quota| limiter.budget(None, quota)).collect(),
             }
         })
     }

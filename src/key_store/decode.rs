@@ -9,7 +9,7 @@ use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::quotas;
 use crate::config::tree::{Kind, Node};
-use crate::config::{Quota, is_group_name, model_patterns, output_cap};
+use crate::config::{Quota, budget_quotas, is_group_name, model_patterns, output_cap};
 use crate::keys::field::{Field, Form, Presence, Value};
 use crate::keys::fields::FIELDS;
 use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
@@ -67,6 +67,7 @@ fn value(d: &mut Decoder<'_>, node: &Node, form: Form, unique: &mut Unique) -> O
         Form::Flag => Value::Flag(d.boolean(node)?),
         Form::Count => Value::Count(d.number(node, 1)?),
         Form::RateLimits => Value::RateLimits(rate_limits(d, node)?),
+        Form::Budgets => Value::Budgets(budget_quotas(d, node)?),
         Form::Networks => Value::Networks(d.list(node, Decoder::network)?),
         Form::Words => Value::Words(d.list(node, Decoder::word)?),
         Form::Models => Value::Models(model_patterns(d, node)?),

@@ -45,7 +45,7 @@ pub(crate) fn load<'k, K: KeysInService>(
     let mut parts = parts(directory)?;
     for part in &mut parts {
         if let Ok(entries) = &mut part.entries {
-            settle::check_groups(&part.path, entries, reading.groups);
+            settle::check_provisions(&part.path, entries, reading.provisions);
         }
     }
     let built = settle(parts, reading)?;
@@ -220,7 +220,7 @@ fn ids_of<K: KeysInService>(claim: &Claim, known: &K) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::key_cache::{KeyCache, KeySet};
-    use crate::key_store::groups::Groups;
+    use crate::key_store::provisions::Provisions;
     use crate::key_store::reading::Pace;
     use crate::keys::KeyHash;
 
@@ -257,7 +257,7 @@ mod tests {
                 known: &self.known,
                 last_good: &self.last_good,
                 ids: &self.ids,
-                groups: Groups::Any,
+                provisions: Provisions::Any,
                 at_fault: self.at_fault,
                 pace: Pace::Fast(1),
             }

@@ -108,7 +108,7 @@ fn pass<'k, K: KeysInService>(
     std::thread::scope(|scope| {
         let (blocks, of_all) = (&blocks, &of_all);
         let mut work = (0..threads).map(|_| {
-            let loading = Loading::new(builder.part(), (reading.at_fault, reading.groups), excluded);
+            let loading = Loading::new(builder.part(), (reading.at_fault, reading.provisions), excluded);
             move || loading.run(path, blocks, of_all, reading.pace)
         });
         let own = work.next();
@@ -196,7 +196,7 @@ fn has_any(hashing: &Hashing, record: &KeyRecord, labels: &HashSet<u64>) -> bool
 mod tests {
     use super::*;
     use crate::key_cache::{KeyCache, KeySet};
-    use crate::key_store::groups::Groups;
+    use crate::key_store::provisions::Provisions;
     use crate::key_store::reading::LastGood;
     use crate::keys::id_secret::IdSecret;
     use crate::keys::{ApiKey, KeyHash};
@@ -218,7 +218,7 @@ mod tests {
     fn reading(known: &KeyCache, at_fault: AtFault, pace: Pace) -> Reading<'_, KeyCache> {
         static NONE: LastGood = LastGood::new();
         static IDS: std::sync::LazyLock<IdSecret> = std::sync::LazyLock::new(IdSecret::random);
-        Reading { known, last_good: &NONE, ids: &IDS, groups: Groups::Any, at_fault, pace }
+        Reading { known, last_good: &NONE, ids: &IDS, provisions: Provisions::Any, at_fault, pace }
     }
 
     fn load_at(path: &Path, known: &KeyCache) -> Result<KeySet, Faults> {
@@ -249,7 +249,7 @@ mod tests {
             let (first, second) = (with("a"), with("b"));
             let file = write(&second);
             let (nothing, none) = (KeyCache::default(), HashSet::new());
-            let mut loading = Loading::new(nothing.begin(), (AtFault::Refused, Groups::Any), &none);
+            let mut loading = Loading::new(nothing.begin(), (AtFault::Refused, Provisions::Any), &none);
             if !fields.contains("previous") {
                 let record = decode_alone(file.path(), 1, first.trim().as_bytes()).unwrap();
                 loading.take_record(&record, first.trim().as_bytes(), 1);

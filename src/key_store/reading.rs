@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::key_store::groups::Groups;
+use crate::key_store::provisions::Provisions;
 use crate::keys::id_secret::IdSecret;
 
 /// For each file of a directory store, the ids of the keys in service that were read from the file.
@@ -17,8 +17,8 @@ pub(crate) struct Reading<'a, K> {
     pub(crate) last_good: &'a LastGood,
     /// The secret that makes the ids of the keys of a plain list.
     pub(crate) ids: &'a IdSecret,
-    /// The groups that keys may name.
-    pub(crate) groups: Groups<'a>,
+    /// What keys may need of the configuration.
+    pub(crate) provisions: Provisions<'a>,
     pub(crate) at_fault: AtFault,
     pub(crate) pace: Pace,
 }
@@ -61,7 +61,7 @@ impl<'a, K> Reading<'a, K> {
             known: none,
             last_good: &NO_FILES,
             ids,
-            groups: Groups::Any,
+            provisions: Provisions::Any,
             at_fault: AtFault::Refused,
             pace: Pace::Fast(threads),
         }

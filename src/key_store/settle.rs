@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::config::fault::{Fault, Faults, Position};
 use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
 use crate::key_store::claim::Claim;
-use crate::key_store::groups::Groups;
+use crate::key_store::provisions::Provisions;
 use crate::key_store::reading::AtFault;
 use crate::keys::record::KeyRecord;
 
@@ -187,34 +187,31 @@ pub(crate) fn if_list<B: BuildSet>(built: Built<B>, has_entries: bool) -> Result
     }
 }
 
-/// Refuses the entries that name a group which the configuration does not have.
-pub(crate) fn check_groups(path: &Path, entries: &mut [Entry], groups: Groups<'_>) {
+/// Refuses the entries that need what the configuration does not have.
+pub(crate) fn check_provisions(path: &Path, entries: &mut [Entry], provisions: Provisions<'_>) {
     for entry in entries {
         if let Ok(record) = &entry.read
-            && let Err(unread) = check_group(record, path, entry.at, groups)
+            && let Err(unread) = check_needs(record, path, entry.at, provisions)
         {
             entry.read = Err(unread);
         }
     }
 }
 
-/// Checks the group that an entry at `at` in the file `path` names.
+/// Checks that the configuration has what an entry, at `at` in the file `path`, needs.
 ///
 /// # Errors
 ///
-/// The configuration does not have the group.
-pub(crate) fn check_group(
+/// The configuration does not have it.
+pub(crate) fn check_needs(
     record: &KeyRecord,
     path: &Path,
     at: Position,
-    groups: Groups<'_>,
+    provisions: Provisions<'_>,
 ) -> Result<(), Unread> {
-    match groups.admit(record) {
-        true => Ok(()),
-        false => {
-            let faults = vec![groups.fault(path, at)];
-            Err(Unread { claim: Claim::of_record(record), is_entry: true, faults })
-        }
+    match provisions.fault(record, path, at) {
+        None => Ok(()),
+        Some(fault) => Err(Unread { claim: Claim::of_record(record), is_entry: true, faults: vec![fault] }),
     }
 }
 

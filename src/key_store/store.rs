@@ -7,7 +7,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{KeyServer, StorePlace};
 use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService, SetOf};
 use crate::key_store::file::read;
-use crate::key_store::groups::Groups;
+use crate::key_store::provisions::Provisions;
 use crate::key_store::reading::{AtFault, Reading};
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{directory, jsonl, settle, text, yaml};
@@ -130,7 +130,7 @@ impl Store {
             Store::Directory(path) => directory::load(path, reading),
             Store::Yaml(path) if reading.at_fault == AtFault::Held => {
                 let (mut entries, beside) = yaml::entries(path, &read(path)?)?;
-                settle::check_groups(path, &mut entries, reading.groups);
+                settle::check_provisions(path, &mut entries, reading.provisions);
                 settle::of_file(path, reading.known, entries, beside)
             }
             Store::Text(path) => {
@@ -150,18 +150,19 @@ impl Store {
     /// Builds the set of all keys, or returns the faults if any part of the store has one.
     fn good<'k, K: KeysInService>(&self, reading: Reading<'k, K>) -> Result<Built<K::Builder<'k>>, Faults> {
         let records = self.records(reading.ids)?;
-        if !records.iter().all(|record| reading.groups.admit(record)) {
-            return Err(self.faults_of_groups(reading.groups)?);
+        if !records.iter().all(|record| reading.provisions.admit(record)) {
+            return Err(self.faults_of_needs(reading.provisions)?);
         }
         let builder = reading.known.begin().add_all(&records);
         Ok(Built { builder, findings: Findings::default() })
     }
 
-    /// Returns the faults of the entries of a YAML file that name unknown groups.
-    fn faults_of_groups(&self, groups: Groups<'_>) -> Result<Faults, Faults> {
+    /// Returns the faults of the entries of a YAML file that need what the configuration does
+    /// not have.
+    fn faults_of_needs(&self, provisions: Provisions<'_>) -> Result<Faults, Faults> {
         let path = self.path();
         let (mut entries, _) = yaml::entries(path, &read(path)?)?;
-        settle::check_groups(path, &mut entries, groups);
+        settle::check_provisions(path, &mut entries, provisions);
         Ok(Faults(settle::faults_of(entries).collect()))
     }
 

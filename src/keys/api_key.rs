@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::{AgeAction, MaxAge, OutputCap, Quota};
+use crate::config::{AgeAction, BudgetQuota, MaxAge, OutputCap, Quota};
 use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::model::ModelPatterns;
@@ -229,6 +229,10 @@ impl ApiKey {
     /// Returns the key's own rate limits; `None` if the configuration's defaults apply.
     pub(crate) fn rate_limits(&self) -> Option<&[Quota]> {
         self.terms.as_ref()?.rate_limits.as_deref()
+    }
+
+    pub(crate) fn budgets(&self) -> &[BudgetQuota] {
+        self.terms.as_ref().and_then(|terms| terms.budgets.as_deref()).unwrap_or_default()
     }
 
     pub(crate) fn max_concurrent(&self) -> Option<u32> {

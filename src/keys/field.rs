@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::config::{OutputCap, Quota};
+use crate::config::{BudgetQuota, OutputCap, Quota};
 use crate::keys::api_key::ApiKey;
 use crate::keys::record::KeyRecord;
 use crate::keys::terms::{Secret, Terms};
@@ -56,6 +56,8 @@ pub(crate) enum Form {
     Count,
     /// A list of rate limits, or `none`.
     RateLimits,
+    /// A list of budgets.
+    Budgets,
     /// A list of networks and addresses.
     Networks,
     /// A list of words.
@@ -178,6 +180,7 @@ pub(crate) enum Value {
     Flag(bool),
     Count(u32),
     RateLimits(Vec<Quota>),
+    Budgets(Vec<BudgetQuota>),
     Networks(Vec<IpNet>),
     Words(Vec<String>),
     Models(ModelPatterns),
@@ -205,6 +208,7 @@ impl Value {
             Value::Flag(flag) => json!(flag),
             Value::Count(count) => json!(count),
             Value::RateLimits(quotas) => quotas.iter().map(quota).collect(),
+            Value::Budgets(budgets) => budgets.iter().map(budget).collect(),
             Value::Networks(networks) => networks.iter().map(ToString::to_string).collect(),
             Value::Words(words) => json!(words),
             Value::Models(patterns) => json!(patterns.written()),
@@ -214,6 +218,10 @@ impl Value {
             Value::Pairs(pairs) => json!(pairs),
         }
     }
+}
+
+fn budget(budget: &BudgetQuota) -> serde_json::Value {
+    json!({budget.unit.field(): budget.amount, "every": budget.every.name(), "zone": budget.zone.name()})
 }
 
 /// The type of a struct's member that stores a field of a key.
@@ -268,6 +276,7 @@ member!(Option<String>, Text);
 member!(Option<Timestamp>, Instant);
 member!(Option<u32>, Count);
 member!(Option<Vec<Quota>>, RateLimits);
+member!(Option<Vec<BudgetQuota>>, Budgets);
 member!(Option<Vec<String>>, Words);
 member!(Option<ModelPatterns>, Models);
 member!(Option<OutputCap>, OutputCap);

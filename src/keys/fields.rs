@@ -162,6 +162,16 @@ pub(crate) const FIELDS: &[Field] = &[
         part: term!(rate_limits),
     },
     Field {
+        name: "budgets",
+        about: "Budgets by day, week or month, as in tokens=5M/month, or tokens=5M/month@Europe/Berlin",
+        default: "none",
+        form: Form::Budgets,
+        presence: Presence::Narrows,
+        set_by: SetBy::ApiAndArgument("budget"),
+        shown: Shown::ByCommands,
+        part: term!(budgets),
+    },
+    Field {
         name: "max_concurrent",
         about: "How many requests of the key may be in flight at once",
         default: "the configuration's default",

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::config::{OutputCap, Quota};
+use crate::config::{BudgetQuota, OutputCap, Quota};
 use crate::keys::token::KeyHash;
 use crate::model::ModelPatterns;
 
@@ -18,6 +18,8 @@ pub(crate) struct Terms {
     /// The key's own rate limits. `None`: the configuration's defaults apply. An empty list: the
     /// key has no rate limit.
     pub(crate) rate_limits: Option<Vec<Quota>>,
+    /// What the key may use in a day, a week or a month.
+    pub(crate) budgets: Option<Vec<BudgetQuota>>,
     pub(crate) max_concurrent: Option<u32>,
     /// The networks that the key may be used from; empty if it may be used from everywhere.
     pub(crate) allow_from: Vec<IpNet>,

@@ -27,6 +27,9 @@ thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
+/// The length of the shortest window that survives a restart.
+const SHORTEST_KEPT: Duration = Duration::from_secs(3600);
+
 /// A clock that reads [`NOW`]. The value is zero while a limiter is made, so that arrival times are
 /// measured from the start of the clock.
 #[derive(Clone, Debug)]
@@ -159,6 +162,11 @@ impl Window {
         let counts_input = matches!(unit, Unit::Tokens | Unit::InputTokens);
         let exceeds = counts_input && cost.least_input_tokens > amount.max(burst);
         exceeds.then_some(Wait::Forever(cost.least_input_tokens))
+    }
+
+    /// Whether the window is so long that a restart must not make it full.
+    pub(super) fn is_kept(&self) -> bool {
+        self.quota.per >= SHORTEST_KEPT
     }
 
     pub(super) fn counts_tokens(&self) -> bool {

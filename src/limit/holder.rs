@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::budget::{Budget, BudgetCharge};
 use super::charge::TokenCharge;
 use super::gcra::Window;
 use super::key_state::KeyState;
+use crate::config::Unit;
 
 /// A holder of limits to which a request is charged: its key, or the group of its key.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +15,7 @@ pub(crate) struct Holder<'a> {
     /// The windows that the request is charged to: those of the holder, and those of the request's
     /// route.
     pub(crate) windows: [&'a [Arc<Window>]; 2],
+    pub(crate) budgets: &'a [Arc<Budget>],
 }
 
 impl<'a> Holder<'a> {
@@ -21,12 +24,27 @@ impl<'a> Holder<'a> {
         own.iter().chain(of_route)
     }
 
-    pub(crate) fn has_limits(&self) -> bool {
+    /// Returns the holder with its budgets alone.
+    pub(super) fn without_windows(&self) -> Self {
+        Holder { windows: [&[], &[]], ..*self }
+    }
+
+    pub(super) fn has_windows(&self) -> bool {
         self.windows.iter().any(|windows| !windows.is_empty())
+    }
+
+    pub(crate) fn has_limits(&self) -> bool {
+        self.has_windows() || !self.budgets.is_empty()
+    }
+
+    /// Whether what is charged survives a restart, where a configuration says so.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.budgets.is_empty() || self.windows().any(|window| window.is_kept())
     }
 
     pub(crate) fn counts_tokens(&self) -> bool {
         self.windows().any(|window| window.counts_tokens())
+            || self.budgets.iter().any(|budget| budget.unit() != Unit::Requests)
     }
 }
 
@@ -34,5 +52,12 @@ impl<'a> Holder<'a> {
 #[derive(Debug)]
 pub(crate) struct Debit {
     pub(super) state: Arc<KeyState>,
-    pub(super) charge: TokenCharge,
+    pub(super) charge: Charge,
+}
+
+/// What was charged.
+#[derive(Debug)]
+pub(super) enum Charge {
+    Window(TokenCharge),
+    Budget(BudgetCharge),
 }

@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::ask::{Answer, Ask};
+use super::budget::BudgetUses;
+use super::changes::IsChanged;
 use super::leased_slots::LeasedSlots;
 use super::leases::Leases;
 use super::window_uses::WindowUses;
@@ -11,35 +15,55 @@ use super::window_uses::WindowUses;
 /// The limit state of one key.
 #[derive(Debug, Default)]
 pub(crate) struct KeyState {
+    /// The id of the key; `group:` and the name of a group.
+    id: Box<str>,
     pub(super) in_flight: AtomicU32,
-    uses: Mutex<WindowUses>,
+    uses: Mutex<Uses>,
+    pub(super) is_changed: IsChanged,
     /// The leases of the key; `None` if its limits are this process's own.
     shared: Option<Box<SharedKey>>,
+}
+
+/// What a key has used of its windows and its budgets.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    pub(super) windows: WindowUses,
+    pub(super) budgets: BudgetUses,
+}
+
+impl Uses {
+    fn are_unused(&self, now: u64, wall: Timestamp) -> bool {
+        self.windows.is_unused(now) && self.budgets.are_unused(wall)
+    }
 }
 
 /// The part of a key's state that concerns limits of all replicas together.
 #[derive(Debug)]
 struct SharedKey {
-    id: Box<str>,
     leases: Mutex<Leases>,
     slots: Mutex<LeasedSlots>,
 }
 
 impl KeyState {
-    /// Makes the state of a key whose limits hold for all replicas together.
-    pub(super) fn shared(id: &str) -> Self {
-        let shared = SharedKey { id: id.into(), leases: Mutex::default(), slots: Mutex::default() };
-        KeyState { shared: Some(Box::new(shared)), ..KeyState::default() }
+    /// Makes the state of a key. `uses`: what was kept over a restart.
+    pub(super) fn new(id: &str, uses: Uses) -> Self {
+        KeyState { id: id.into(), uses: Mutex::new(uses), ..KeyState::default() }
     }
 
-    /// Returns the use of all windows, locked.
-    pub(super) fn uses(&self) -> MutexGuard<'_, WindowUses> {
+    /// Makes the state of a key whose limits hold for all replicas together.
+    pub(super) fn shared(id: &str, uses: Uses) -> Self {
+        let shared = SharedKey { leases: Mutex::default(), slots: Mutex::default() };
+        KeyState { shared: Some(Box::new(shared)), ..KeyState::new(id, uses) }
+    }
+
+    /// Returns the use of all windows and budgets, locked.
+    pub(super) fn uses(&self) -> MutexGuard<'_, Uses> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the id of the key, if its limits hold for all replicas together.
+    /// Returns the id of the key; `group:` and the name of a group.
     pub(crate) fn id(&self) -> &str {
-        self.shared.as_ref().map(|shared| &*shared.id).unwrap_or_default()
+        &self.id
     }
 
     /// Calls `work` with the leases of the key, if its limits hold for all replicas together.
@@ -85,9 +109,9 @@ impl KeyState {
         self.with_slots(|slots| slots.in_use()).unwrap_or_else(|| self.in_flight.load(Ordering::Relaxed))
     }
 
-    /// Whether all windows of the key are full.
-    pub(super) fn is_unused(&self, now: u64) -> bool {
-        self.uses().is_unused(now)
+    /// Whether all windows of the key are full, and nothing of its budgets was used.
+    pub(super) fn is_unused(&self, now: u64, wall: Timestamp) -> bool {
+        self.uses().are_unused(now, wall)
             && self.with_leases(|leases| leases.is_unused(now)).unwrap_or(true)
             && self.with_slots(|slots| slots.is_unused(now)).unwrap_or(true)
     }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ask::{Ask, Granted, Reply};
 use super::concurrency::ConcurrencyPermit;
 use super::gcra::Window;
+use super::holder::Charge;
 use super::key_state::KeyState;
 use super::leased_slots::{LeasedSlots, SlotReply, SlotStep};
 use super::leases::{Leases, Step};
@@ -172,16 +173,17 @@ impl Limiter {
         };
         // The buckets of a key and of its group may be in different nodes of a cluster. What the group
         // refuses is given back to the key.
-        let of_key = match key.has_limits() {
+        let of_key = match key.has_windows() {
             true => Some(Lent::new(key.state, lender, self.lent(lender, key, cost).await?)),
             false => None,
         };
-        let of_group = match group.filter(|group| group.has_limits()) {
+        let of_group = match group.filter(|group| group.has_windows()) {
             Some(group) => Some(Lent::new(group.state, lender, self.lent(lender, group, cost).await?)),
             None => None,
         };
+        let of_budgets = self.charge_budgets_alone(key, group, cost).map_err(NotGranted::Refused)?;
         let charged = of_key.into_iter().chain(of_group).map(Lent::charged);
-        charged.reduce(Charged::and).ok_or(NotGranted::Unavailable)
+        Ok(charged.fold(of_budgets, Charged::and))
     }
 
     /// Charges the windows of one holder.
@@ -250,9 +252,9 @@ impl<'a> Lent<'a> {
         let Some(Granted { status, of_tokens, would_refuse, .. }) = self.granted.take() else {
             return Charged::default();
         };
-        let debit = |charge| Debit { state: self.state.clone(), charge };
+        let debit = |charge| Debit { state: self.state.clone(), charge: Charge::Window(charge) };
         let debits = of_tokens.into_iter().map(debit).collect();
-        let would_refuse = would_refuse.map(|(window, wait)| Refused { window, wait });
+        let would_refuse = would_refuse.map(|(window, wait)| Refused::Window { window, wait });
         Charged { status, debits, would_refuse }
     }
 }
@@ -302,7 +304,7 @@ impl<T, F: Fn(T)> Drop for AwaitedReply<T, F> {
 fn decided(reply: Reply) -> Result<Granted, NotGranted> {
     match reply {
         Reply::Granted(granted) => Ok(granted),
-        Reply::Refused(window, wait) => Err(NotGranted::Refused(Refused { window, wait })),
+        Reply::Refused(window, wait) => Err(NotGranted::Refused(Refused::Window { window, wait })),
         Reply::Unavailable => Err(NotGranted::Unavailable),
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct WindowUses {
     of_windows: SmallVec<[WindowUse; 2]>,
     /// Number of charges that were opened.
     charges: u64,
+    /// The fields and arrival times that were kept over a restart of windows that were not used since.
+    restored: Vec<(String, u64)>,
 }
 
 /// The use of one window by one key: its theoretical arrival time, in nanoseconds of the clock.
@@ -26,9 +28,24 @@ struct WindowUse {
 }
 
 impl WindowUses {
+    /// Restores the arrival times of windows, by their fields.
+    pub(super) fn restored(restored: Vec<(String, u64)>) -> Self {
+        WindowUses { restored, ..WindowUses::default() }
+    }
+
+    /// Returns the fields of the windows that are kept over a restart, and the time until each is full
+    /// again, in nanoseconds.
+    pub(super) fn kept(&self, now: u64) -> impl Iterator<Item = (String, u64)> + '_ {
+        let used = self.of_windows.iter().filter(|used| used.window.is_kept());
+        let used = used.map(|used| (used.window.field(), used.arrival));
+        let all = used.chain(self.restored.iter().cloned());
+        all.map(move |(field, arrival)| (field, arrival.saturating_sub(now)))
+    }
+
     /// Whether all windows are full.
     pub(super) fn is_unused(&self, now: u64) -> bool {
         self.of_windows.iter().all(|used| used.arrival <= now)
+            && self.restored.iter().all(|(_, arrival)| *arrival <= now)
     }
 
     /// Returns the key's arrival time in a window; `None` if the key has not used the window.
@@ -39,8 +56,14 @@ impl WindowUses {
         if let Some(used) = self.of_windows.iter().find(|used| Arc::ptr_eq(&used.window, window)) {
             return Some(used.arrival);
         }
-        let before = self.of_windows.iter().find(|used| window.replaces(&used.window))?;
-        Some(window.taken_over(&before.window, before.arrival, now))
+        if let Some(before) = self.of_windows.iter().find(|used| window.replaces(&used.window)) {
+            return Some(window.taken_over(&before.window, before.arrival, now));
+        }
+        if self.restored.is_empty() {
+            return None;
+        }
+        let field = window.field();
+        self.restored.iter().find(|(known, _)| *known == field).map(|(_, arrival)| *arrival)
     }
 
     /// Stores the key's arrival time in a window. Returns the use of the window.
@@ -57,6 +80,10 @@ impl WindowUses {
             let moved = |time: u64| window.taken_over(&before, time, now);
             Some(Box::new(open?.moved(moved)))
         });
+        if !self.restored.is_empty() {
+            let field = window.field();
+            self.restored.retain(|(known, arrival)| *known != field && *arrival > now);
+        }
         // A window whose arrival time has passed is full, like an unused window, so its use is
         // removed. In this way, the uses of quotas that a reload has removed disappear, too.
         of_windows.retain(|used| used.arrival > now);

@@ -136,6 +136,45 @@ pub(crate) fn changed(writer: &LogWriter, change: KeyChange, subject: Subject<'_
     log(writer, subject, change.event(), None, Some(format!("by {by}")));
 }
 
+/// A budget that has passed a share of its amount.
+#[derive(Debug, Serialize)]
+pub(crate) struct BudgetPassed<'a> {
+    pub(crate) policy: &'a str,
+    /// 80 or 100.
+    pub(crate) percent: u8,
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
+    pub(crate) resets_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<&'a str>,
+}
+
+/// Writes an audit line for a budget of which 80 or 100 per cent are used. The line is about no request.
+pub(crate) fn budget_passed(writer: &LogWriter, passed: BudgetPassed<'_>) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: String,
+        level: &'static str,
+        message: &'static str,
+        event: &'static str,
+        #[serde(flatten)]
+        passed: BudgetPassed<'a>,
+    }
+    let line =
+        Line { timestamp: timestamp(), level: "WARN", message: "audit", event: "budget_passed", passed };
+    writer.audit(&line, |line| {
+        let Line { timestamp, level, event, passed, .. } = line;
+        let BudgetPassed { policy, percent, used, limit, resets_at, key_id, group } = passed;
+        format!(
+            "{timestamp} {level:>5} audit {event} policy={policy} percent={percent} used={used} limit={limit} resets_at={resets_at}{}{}",
+            optional("key", *key_id),
+            optional("group", *group),
+        )
+    });
+}
+
 fn log(
     writer: &LogWriter,
     subject: Subject<'_>,

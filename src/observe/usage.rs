@@ -12,7 +12,9 @@ use std::time::Duration;
 use dashmap::DashMap;
 use jiff::Timestamp;
 
+use super::ledger::{KeyLedger, Ledger};
 use crate::denial::Code;
+use crate::token_report::Tokens;
 
 /// Number of addresses that are remembered for one key. Further addresses are not reported as new.
 const MAX_ADDRESSES: usize = 64;
@@ -25,6 +27,8 @@ pub(crate) struct UsageBook {
     by_id: DashMap<String, Arc<Usage>>,
     labelled: Mutex<Labelled>,
     max_labels: usize,
+    /// Where use is counted that survives a restart; `None` if nothing does.
+    ledger: Option<Arc<Ledger>>,
 }
 
 /// Key ids that are labels in metrics, by the number of the label. No number is used twice.
@@ -38,7 +42,12 @@ impl UsageBook {
     /// Creates an empty usage book. `max_labels`: how many keys have their own label in metrics.
     /// The keys that are used first get these labels.
     pub(crate) fn new(max_labels: usize) -> Self {
-        UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels }
+        UsageBook { by_id: DashMap::new(), labelled: Mutex::default(), max_labels, ledger: None }
+    }
+
+    /// Counts all use in a ledger, too.
+    pub(crate) fn keeping(self, ledger: Option<Arc<Ledger>>) -> Self {
+        UsageBook { ledger, ..self }
     }
 
     /// Returns the usage of the key with this id, and creates it if there is none.
@@ -46,7 +55,12 @@ impl UsageBook {
         if let Some(usage) = self.find(key_id) {
             return usage;
         }
-        let label = || Arc::new(Usage { label: self.label(key_id), ..Usage::default() });
+        let label = || {
+            let kept = self.ledger.as_ref().map(|ledger| (ledger.clone(), ledger.of(key_id)));
+            let last = kept.as_ref().and_then(|(_, of_key)| of_key.last_used());
+            let last_used = AtomicI64::new(last.map_or(0, Timestamp::as_microsecond));
+            Arc::new(Usage { label: self.label(key_id), kept, last_used, ..Usage::default() })
+        };
         self.by_id.entry(key_id.to_owned()).or_insert_with(label).value().clone()
     }
 
@@ -109,6 +123,8 @@ pub(crate) struct Usage {
     /// When the last permitted request came, in microseconds since 1970; zero if none came.
     last_used: AtomicI64,
     addresses: Mutex<Addresses>,
+    /// The ledger, and the part of it that is about this key.
+    kept: Option<(Arc<Ledger>, Arc<KeyLedger>)>,
     /// Numbers of refused requests that had a secret of the key, by code.
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     old_secret: Telling,
@@ -167,6 +183,18 @@ impl Usage {
         self.last_used.store(now.as_microsecond(), Ordering::Relaxed);
         let Some(address) = address.map(network) else { return false };
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
+    }
+
+    /// Counts a forwarded request that has ended in the ledger, if there is one: when it came, the group
+    /// of its key, the model that it named, and its tokens.
+    pub(super) fn ended(
+        &self,
+        request: (Timestamp, Option<&Arc<str>>, Option<&str>),
+        tokens: Option<Tokens>,
+    ) {
+        if let Some((ledger, of_key)) = &self.kept {
+            ledger.note(of_key, request, tokens);
+        }
     }
 
     /// Records a refused request that had a current or an old secret of the key.

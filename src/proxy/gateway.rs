@@ -22,6 +22,7 @@ use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
 use crate::shared::{Replica, Sharing};
 use crate::snapshot::Snapshot;
+use crate::state::Keeping;
 use crate::tokens::Learned;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
@@ -44,6 +45,8 @@ pub(crate) struct Gateway {
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
     pub(crate) usage: UsageBook,
+    /// The thread that writes what survives a restart; `None` if nothing does.
+    pub(crate) keeping: Option<Arc<Keeping>>,
     pub(crate) observers: Observers,
     pub(crate) reloads: Reloads,
     /// The key store that is followed, if it is in a Redis server.

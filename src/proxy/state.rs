@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -32,6 +33,8 @@ pub(super) enum Handled {
     Forwarded(Forwarded),
     /// The head of bearward's own answer to a preflight (docs/decisions/041).
     Preflight(Response<()>),
+    /// bearward's own answer to a request about its own key.
+    Own(Response<Bytes>),
 }
 
 /// State of a request that is needed whether the request is forwarded or refused.
@@ -180,8 +183,9 @@ impl RequestState {
     }
 
     /// Records that a key holder's request was admitted, and logs what is suspicious about it.
-    pub(super) fn note_use(&self, peer: &Peer, client: &Client, now: Timestamp) {
+    pub(super) fn note_use(&mut self, peer: &Peer, client: &Client, now: Timestamp) {
         let Some(principal) = &self.principal else { return };
+        self.record.admitted(now, principal.group().map(|group| &group.name));
         let (gateway, context) = (&peer.gateway, peer.gateway.context(&self.snapshot, now));
         let suspicions = gate::note_use(principal, client.address, context, &gateway.usage, &gateway.clock);
         suspicions.for_each(|suspicion| self.record.suspected(suspicion));
@@ -227,6 +231,16 @@ impl RequestState {
                 head.map(answer).map(|answer| {
                     answer.concluding(self.record, in_service, body, protocol, UnreadBody::Leave)
                 })
+            }
+            Ok(Handled::Own(mut response)) => {
+                record.status(response.status());
+                let unread = caller.unread_body(&peer.activity);
+                close_where_left(&mut response, unread, &peer.activity);
+                if caller.is_head {
+                    without_body(&mut response);
+                }
+                let answer = response.map(ResponseBody::own);
+                answer.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
             }
             Ok(Handled::Forwarded(Forwarded::Answer(mut response))) => {
                 record.status(response.status());
@@ -275,12 +289,16 @@ fn refusal(
     let unread = if is_kept { caller.unread_body(activity) } else { UnreadBody::Leave };
     close_where_left(&mut response, unread, activity);
     if caller.is_head {
-        // Content-Length of an answer to HEAD: the length of the body that is not sent (RFC 9110,
-        // section 9.3.2).
-        let length = std::mem::take(response.body_mut()).len();
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        without_body(&mut response);
     }
     (response.map(ResponseBody::own), unread)
+}
+
+/// Makes the answer to HEAD, whose Content-Length is the length of the body that is not sent (RFC 9110,
+/// section 9.3.2).
+fn without_body(response: &mut Response<Bytes>) {
+    let length = std::mem::take(response.body_mut()).len();
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
 }
 
 /// Announces `Connection: close` if the connection ends with this answer because the request's body

@@ -1,6 +1,6 @@
 //! Reads a changed part of the state completely before anything of this part is applied.
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::current::{ASKED_SETTLE, Current, Running};
@@ -9,11 +9,10 @@ use super::part::Part;
 use super::watch::{digest_of, openable};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener, StorePlace};
-use crate::group;
 use crate::key_cache::{KeyCache, KeySet};
 use crate::key_store::Store;
-use crate::key_store::groups::Groups;
 use crate::key_store::id_secret;
+use crate::key_store::provisions::{Provided, Provisions};
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
@@ -54,8 +53,12 @@ impl Current {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => {
                 let ids = self.gateway.snapshot.load().ids.clone();
-                let groups = group::names(&self.config.groups);
-                Ready::Keys(self.read_keys(&self.store_of(&self.config)?, (&ids, &groups), AtFault::Held)?)
+                let provided = self.provided(&self.config);
+                Ready::Keys(self.read_keys(
+                    &self.store_of(&self.config)?,
+                    (&ids, &provided),
+                    AtFault::Held,
+                )?)
             }
             Part::Certificates => self.read_certificates(),
         })
@@ -72,6 +75,12 @@ impl Current {
             Some(source) => Config::load_again(&source.path)?,
             None => self.config.clone(),
         };
+        if config.groups.iter().any(|group| !group.budgets.is_empty())
+            && !self.provided(&config).keeps_budgets
+        {
+            let fault = Fault::of_file(Path::new("state"), "budgets are kept only after a restart");
+            return Err(fault.hint("restart bearward with this configuration").into());
+        }
         let named_files = config.named_files.clone();
         self.read_files_of(config).map_err(|faults| named_files.placed(faults))
     }
@@ -97,17 +106,17 @@ impl Current {
         let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
         // The ids of keys in a plain list are derived from the id secret, so a new secret requires
         // reading the keys again.
-        let groups = group::names(&config.groups);
+        let provided = self.provided(&config);
         let reads_keys =
-            reads_keys || !Arc::ptr_eq(&ids, &serving) || groups != group::names(&self.config.groups);
+            reads_keys || !Arc::ptr_eq(&ids, &serving) || provided != self.provided(&self.config);
         let is_same_store = config.keys.path == self.config.keys.path;
         // For a store at a new path, no last good form of an entry is known, so a faulty entry
         // causes the refusal of the whole store.
         let store = self.store_of(&config)?;
-        self.check_groups(&store, &ids, &groups)?;
+        self.check_needs(&store, &ids, &provided)?;
         let at_fault =
             if is_same_store && !is_elsewhere(Part::Keys) { AtFault::Held } else { AtFault::Refused };
-        let keys = reads_keys.then(|| self.read_keys(&store, (&ids, &groups), at_fault)).transpose()?;
+        let keys = reads_keys.then(|| self.read_keys(&store, (&ids, &provided), at_fault)).transpose()?;
         let redis = match store {
             Store::Redis(redis) => Some(redis),
             _ => None,
@@ -139,22 +148,31 @@ impl Current {
         }
     }
 
-    /// Checks that no key is left that names a group which is not among `groups`. If a key in service
-    /// does, all keys of the store are read: unchanged entries, and last good forms, are checked too.
+    /// Returns what a configuration has that keys may need. A place to keep budgets takes a restart.
+    fn provided(&self, config: &Config) -> Provided {
+        let provided = Provided::by(config);
+        let keeps_budgets = provided.keeps_budgets && self.gateway.limiter.keeps_budgets();
+        Provided { keeps_budgets, ..provided }
+    }
+
+    /// Checks that the configuration has what the keys need. If a key in service needs what it does not
+    /// have, all keys of the store are read: unchanged entries, and last good forms, are checked too.
     ///
     /// # Errors
     ///
     /// The faults of the store.
-    fn check_groups(&self, store: &Store, ids: &IdSecret, groups: &BTreeSet<String>) -> Result<(), Faults> {
-        let mut has_left = false;
+    fn check_needs(&self, store: &Store, ids: &IdSecret, provided: &Provided) -> Result<(), Faults> {
+        let Provided { groups, keeps_budgets } = provided;
+        let mut is_left = false;
         self.gateway.keys.for_each(|live| {
-            has_left |= live.key.group().is_some_and(|group| !groups.contains(group));
+            is_left |= live.key.group().is_some_and(|group| !groups.contains(group));
+            is_left |= !keeps_budgets && !live.key.budgets().is_empty();
         });
-        if !has_left {
+        if !is_left {
             return Ok(());
         }
         let nothing = KeyCache::default();
-        let reading = Reading { groups: Groups::Of(groups), ..Reading::first(&nothing, ids) };
+        let reading = Reading { provisions: Provisions::Of(provided), ..Reading::first(&nothing, ids) };
         let set = store.load(Reading { pace: Pace::Background, ..reading })?;
         if set.refused.is_empty() { Ok(()) } else { Err(Faults(set.refused)) }
     }
@@ -162,12 +180,12 @@ impl Current {
     fn read_keys(
         &self,
         store: &Store,
-        (ids, groups): (&IdSecret, &BTreeSet<String>),
+        (ids, provided): (&IdSecret, &Provided),
         at_fault: AtFault,
     ) -> Result<KeySet, Faults> {
         let (known, last_good) = (&*self.gateway.keys, &self.last_good);
-        let groups = Groups::Of(groups);
-        let reading = Reading { known, last_good, ids, groups, at_fault, pace: Pace::Background };
+        let provisions = Provisions::Of(provided);
+        let reading = Reading { known, last_good, ids, provisions, at_fault, pace: Pace::Background };
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }
 

@@ -17,6 +17,7 @@ pub(super) fn needs_restart(config: &Config, started: &Config, listeners: &[Runn
         ("metrics", config.metrics != started.metrics),
         ("traces", config.traces != started.traces),
         ("shared", !is_same_fleet(config, started)),
+        ("state", config.state != started.state),
         ("keys.watch", config.keys.watch != started.keys.watch),
     ];
     differences.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()

@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["group", "route"],
     &["guard", "key_cache"],
     &["tokens"],
-    &["shared"],
+    &["shared", "state"],
     &["cors", "limit", "upstream"],
     &["observe", "pem"],
     // What a key is and where it is stored know neither a limit nor a log.

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::values::label;
 use crate::config::network::{NetworkFault, network_of};
-use crate::config::{is_group_name, parse_output_cap};
+use crate::config::{is_group_name, parse_budget, parse_output_cap};
 use crate::keys::KeyRecord;
 use crate::keys::field::{Field, Form, SetBy, Value};
 use crate::keys::fields::FIELDS;
@@ -75,6 +75,7 @@ fn argument(field: &'static Field, name: &'static str) -> Arg {
             argument.value_name("LIST").value_delimiter(',').action(ArgAction::Append)
         }
         Form::Pairs => argument.value_name("NAME=VALUE").action(ArgAction::Append),
+        Form::Budgets => argument.value_name("BUDGET").action(ArgAction::Append),
         Form::Count => argument.value_name("N"),
         Form::OutputCap => argument.value_name("N[/lower]"),
         _ => argument.value_name("TEXT"),
@@ -94,6 +95,10 @@ fn parse(form: Form, text: &str) -> Result<Value, String> {
         Form::Networks => Ok(Value::Networks(vec![network(text)?])),
         Form::Words if text.is_empty() => Err("a name is empty".to_owned()),
         Form::Words => Ok(Value::Words(vec![text.to_owned()])),
+        Form::Budgets => match parse_budget(text) {
+            Some(budget) => Ok(Value::Budgets(vec![budget])),
+            None => Err("as in tokens=5M/month, or requests=1000/day@Europe/Berlin".to_owned()),
+        },
         Form::Models => {
             let patterns = ModelPatterns::new(vec![text.to_owned()]);
             patterns.map(Value::Models).map_err(|(_, fault)| fault.to_string())
@@ -124,6 +129,11 @@ fn joined(first: Value, next: Value) -> Value {
         (Value::Networks(first), Value::Networks(next)) => Value::Networks([first, next].concat()),
         (Value::Words(first), Value::Words(next)) => Value::Words([first, next].concat()),
         (Value::Models(first), Value::Models(next)) => Value::Models(first.and(next)),
+        // Of two budgets of one unit and period, the last one counts.
+        (Value::Budgets(mut first), Value::Budgets(next)) => {
+            first.retain(|one| !next.iter().any(|other| (one.unit, one.every) == (other.unit, other.every)));
+            Value::Budgets([first, next].concat())
+        }
         (Value::Pairs(mut first), Value::Pairs(next)) => {
             first.extend(next);
             Value::Pairs(first)

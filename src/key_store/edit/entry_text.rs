@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::config::Quota;
 use crate::config::decode::parse_duration;
+use crate::config::{BudgetQuota, Quota, Zone};
 use crate::keys::field::Value;
 use crate::keys::fields::FIELDS;
 use crate::keys::record::NO_LIMITS;
@@ -54,6 +54,7 @@ fn text(value: Value) -> Text {
         Value::Flag(flag) => Text::Plain(flag.to_string()),
         Value::Count(count) => Text::Plain(count.to_string()),
         Value::RateLimits(quotas) => rate_limits(&quotas),
+        Value::Budgets(budgets) => Text::List(budgets.iter().map(budget).collect()),
         Value::Models(patterns) => {
             Text::List(patterns.written().iter().map(|pattern| Text::Quoted(pattern.clone())).collect())
         }
@@ -98,6 +99,17 @@ fn quota(quota: &Quota) -> Text {
     }
     if !quota.is_enforced {
         fields.push(("enforce".to_owned(), Text::Plain("false".to_owned())));
+    }
+    Text::Map(fields)
+}
+
+fn budget(budget: &BudgetQuota) -> Text {
+    let mut fields = vec![
+        (budget.unit.field().to_owned(), Text::Plain(budget.amount.to_string())),
+        ("every".to_owned(), Text::Plain(budget.every.name().to_owned())),
+    ];
+    if budget.zone != Zone::utc() {
+        fields.push(("zone".to_owned(), Text::Quoted(budget.zone.name().to_owned())));
     }
     Text::Map(fields)
 }

@@ -16,9 +16,9 @@ use super::fast_path::{Instants, Line};
 use crate::config::fault::{Fault, Faults, Position};
 use crate::key_store::build_set::BuildSet;
 use crate::key_store::claim::Claim;
-use crate::key_store::groups::Groups;
+use crate::key_store::provisions::Provisions;
 use crate::key_store::reading::{AtFault, Pace};
-use crate::key_store::settle::{Unread, check_group};
+use crate::key_store::settle::{Unread, check_needs};
 use crate::keys::{KeyHash, KeyRecord, Terms};
 
 /// The maximum number of faults that are reported. After this many faults, a file whose lines must
@@ -78,7 +78,7 @@ impl Read {
 pub(in crate::key_store) struct Loading<'e, B> {
     pub(in crate::key_store) builder: B,
     at_fault: AtFault,
-    groups: Groups<'e>,
+    provisions: Provisions<'e>,
     /// The numbers of lines that are good by themselves but are not used, because they share an id,
     /// a name or a hash with another line.
     excluded: &'e HashSet<usize>,
@@ -95,7 +95,7 @@ pub(in crate::key_store) struct Loading<'e, B> {
 impl<'e, B: BuildSet> Loading<'e, B> {
     pub(in crate::key_store) fn new(
         builder: B,
-        (at_fault, groups): (AtFault, Groups<'e>),
+        (at_fault, provisions): (AtFault, Provisions<'e>),
         excluded: &'e HashSet<usize>,
     ) -> Self {
         let (created_at, expires_at) = Default::default();
@@ -103,7 +103,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         Loading {
             builder,
             at_fault,
-            groups,
+            provisions,
             excluded,
             read,
             terms,
@@ -170,7 +170,7 @@ impl<'e, B: BuildSet> Loading<'e, B> {
         let Err(fingerprint) = self.take_quickly(line) else { return };
         let at = Position { line: number, column: 1 };
         let read = decode_alone(path, number, line).and_then(|record| {
-            check_group(&record, path, at, self.groups)?;
+            check_needs(&record, path, at, self.provisions)?;
             Ok(record)
         });
         match read {

@@ -14,8 +14,8 @@ use super::{RedisStore, apart};
 use crate::config::fault::{Fault, Faults, Position};
 use crate::key_store::build_set::{BuildSet, Built, Findings, KeysInService};
 use crate::key_store::claim::Claim;
-use crate::key_store::groups::Groups;
 use crate::key_store::jsonl::{Loading, MAX_FAULTS, decode_alone};
+use crate::key_store::provisions::Provisions;
 use crate::key_store::reading::{AtFault, Reading};
 use crate::key_store::settle::{self, Entry, Excluded, Unread};
 use crate::keys::KeyRecord;
@@ -84,7 +84,7 @@ impl RedisStore {
         let mut builder = reading.known.begin();
         builder.keep_all_but(&ids);
         for (id, text) in entries.iter().filter(|(_, text)| !text.is_empty()) {
-            let Ok(record) = self.decode_known(id, text, reading.groups) else { return Ok(None) };
+            let Ok(record) = self.decode_known(id, text, reading.provisions) else { return Ok(None) };
             let fingerprint = builder.fingerprint(text);
             builder.add(record.hash, record.draft(), fingerprint);
         }
@@ -101,13 +101,14 @@ impl RedisStore {
     ) -> Result<Built<K::Builder<'k>>, Faults> {
         let begun = Instant::now();
         let nothing = HashSet::new();
-        let mut loading = Loading::new(reading.known.begin(), (reading.at_fault, reading.groups), &nothing);
+        let mut loading =
+            Loading::new(reading.known.begin(), (reading.at_fault, reading.provisions), &nothing);
         let mut number = 0;
         let version = self.scan(|id, text| {
             number += 1;
             let taken = if is_under_own_id(id, text) { loading.take_quickly(text) } else { Err(0) };
             let Err(fingerprint) = taken else { return };
-            match self.decode_known(id, text, reading.groups) {
+            match self.decode_known(id, text, reading.provisions) {
                 Ok(record) => loading.take_record(&record, text, fingerprint),
                 Err(unread) => loading.take_unread(number, unread),
             }
@@ -137,7 +138,7 @@ impl RedisStore {
     ) -> Result<Built<K::Builder<'k>>, Faults> {
         let (mut entries, mut labels) = (Vec::new(), Vec::new());
         let version = self.scan(|id, text| {
-            entries.push(Entry { at: FIRST, read: self.decode_known(id, text, reading.groups) });
+            entries.push(Entry { at: FIRST, read: self.decode_known(id, text, reading.provisions) });
             labels.push(id.to_vec());
         })?;
         let version = version.ok_or_else(|| self.no_store())?;
@@ -188,10 +189,10 @@ impl RedisStore {
         }
     }
 
-    /// Decodes an entry, and requires that the configuration has its group.
-    fn decode_known(&self, id: &[u8], text: &[u8], groups: Groups<'_>) -> Result<KeyRecord, Unread> {
+    /// Decodes an entry, and requires that the configuration has what it needs.
+    fn decode_known(&self, id: &[u8], text: &[u8], provisions: Provisions<'_>) -> Result<KeyRecord, Unread> {
         let record = self.decode(id, text)?;
-        settle::check_group(&record, &self.label(id), FIRST, groups)?;
+        settle::check_needs(&record, &self.label(id), FIRST, provisions)?;
         Ok(record)
     }
 

@@ -1,0 +1,70 @@
+//! `GET /api/v1/usage`: what keys have used, by key, group, model and day.
+
+use std::time::Duration;
+
+use http::Response;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::answer::{AdminBody, data};
+use super::state::Admin;
+use crate::config::decode::parse_duration;
+use crate::denial::Denial;
+use crate::state::{By, Report, first_day, parts, rows_since};
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    by: Vec<By>,
+    since: Duration,
+}
+
+/// The time span that is reported if none is asked for.
+const SINCE: Duration = Duration::from_secs(30 * 86_400);
+
+impl Asked {
+    /// # Errors
+    ///
+    /// 422 for a parameter that has a wrong value, or is given twice.
+    pub(super) fn of(query: Option<&str>) -> Result<Self, Denial> {
+        let mut asked = Asked { by: vec![By::Key, By::Model], since: SINCE };
+        let mut seen: Vec<&str> = Vec::new();
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&name) {
+                return Err(Denial::bad_content("A parameter appears twice"));
+            }
+            seen.push(name);
+            // The commas of a list may be encoded.
+            let value = value.replace("%2C", ",").replace("%2c", ",");
+            match name {
+                "by" => {
+                    let wrong = || Denial::bad_content("`by` is a list of key, group, model and day");
+                    asked.by = parts(&value).ok_or_else(wrong)?;
+                }
+                "since" => {
+                    let wrong = || Denial::bad_content("`since` is a time, as in 30d");
+                    asked.since = parse_duration(&value).ok_or_else(wrong)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Returns the answer. It reads files.
+    ///
+    /// # Errors
+    ///
+    /// 409 if nothing is kept, and 500 if it can't be read.
+    pub(super) fn report(self, admin: &Admin) -> Result<Response<AdminBody>, Denial> {
+        let no_state = || Denial::key_conflict("The configuration has no `state`, so no usage is kept");
+        let keeping = admin.gateway.keeping.as_ref().ok_or_else(no_state)?;
+        let rows = rows_since(&keeping.path, first_day(Timestamp::now(), self.since));
+        let rows = rows.map_err(|error| {
+            tracing::error!(%error, "usage can't be read");
+            Denial::internal()
+        })?;
+        Ok(data(&json!({"usage": Report::of(rows, self.by).json()})))
+    }
+}

@@ -1,0 +1,136 @@
+//! `bearward usage`: prints what keys have used, by key, group, model and day.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::config_path::config_path;
+use super::failure::Failure;
+use super::terminal::print;
+use crate::config::Config;
+use crate::config::decode::parse_duration;
+use crate::state::{COUNTS, Report, first_day, parts, rows_since};
+
+#[derive(Debug, Args)]
+pub(super) struct Usage {
+    /// What to sum by: any of key, group, model and day
+    #[arg(long, value_name = "LIST", default_value = "key,model")]
+    by: String,
+    /// How far to look back, in days of UTC: 1d is today
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    since: String,
+    /// Print the rows as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the rows as comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// The configuration, which names the state directory
+    #[arg(long, short, value_name = "FILE", conflicts_with = "state")]
+    config: Option<PathBuf>,
+    /// The state directory [default: the configuration's state.path]
+    #[arg(long, value_name = "DIRECTORY")]
+    state: Option<PathBuf>,
+}
+
+/// Returns the state directory that a command reads. `named`: the argument `--state`.
+pub(super) fn state_directory(named: Option<&PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named.clone());
+    }
+    let path = config_path(config)?;
+    let config = Config::load(&path).map_err(|faults| Failure::InConfig(faults, path.clone()))?;
+    let no_state = || {
+        let path = path.display();
+        Failure::Failed(format!("{path} has no `state`: nothing survives a restart, so nothing is reported"))
+    };
+    Ok(config.state.ok_or_else(no_state)?.path)
+}
+
+impl Usage {
+    pub(super) fn execute(self) -> Result<(), Failure> {
+        let by = parts(&self.by)
+            .ok_or_else(|| Failure::Usage("--by takes a list of key, group, model and day".to_owned()))?;
+        let since = parse_duration(&self.since)
+            .ok_or_else(|| Failure::Usage("--since takes a time, as in 30d".to_owned()))?;
+        let state = state_directory(self.state.as_ref(), self.config.clone())?;
+        let rows = rows_since(&state, first_day(Timestamp::now(), since));
+        let report = Report::of(rows.map_err(|error| Failure::Failed(error.to_string()))?, by);
+        match (self.json, self.csv) {
+            (true, _) => print(&format!("{}\n", Value::Array(report.json()))),
+            (_, true) => print(&csv(&report)),
+            _ => print(&table(&report)),
+        }
+    }
+}
+
+/// Returns a value as text. A part that requests did not have is empty.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        // The name of a model may hide characters, or break a line.
+        Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        other => other.to_string(),
+    }
+}
+
+/// Returns comma-separated values (RFC 4180).
+fn csv(report: &Report) -> String {
+    let field = |value: &Value| {
+        let text = text(value);
+        // A spreadsheet would run a formula.
+        let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text };
+        match text.contains([',', '"', '\r', '\n']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text,
+        }
+    };
+    let line = |row: Vec<Value>| row.iter().map(field).collect::<Vec<_>>().join(",");
+    let lines = std::iter::once(report.columns().join(",")).chain(report.rows().map(line));
+    lines.map(|line| format!("{line}\r\n")).collect()
+}
+
+fn table(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let columns = report.columns();
+    table.set_header(columns.iter().map(|name| name.replace('_', " ").to_uppercase()));
+    for row in report.rows() {
+        table.add_row(row.iter().map(text));
+    }
+    for (index, name) in columns.iter().enumerate() {
+        if COUNTS.contains(name)
+            && let Some(column) = table.column_mut(index)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::ledger::{Counts, RowKey};
+
+    #[test]
+    fn a_model_breaks_no_table_and_runs_no_formula() {
+        let row = |model: &str| {
+            let key = RowKey {
+                day: "2026-11-29".parse().unwrap(),
+                key: "key_a".to_owned(),
+                group: None,
+                model: Some(model.to_owned()),
+            };
+            (key, Counts { requests: 1, ..Counts::default() })
+        };
+        let report = Report::of(vec![row("=1+1"), row("a,\"b\"\nc")], parts("model").unwrap());
+        let lines: Vec<String> = csv(&report).lines().map(str::to_owned).collect();
+        assert_eq!(lines[0], "model,requests,input_tokens,cached_tokens,output_tokens,estimated_tokens");
+        assert_eq!(lines[1..], ["'=1+1,1,0,0,0,0", "\"a,\"\"b\"\"\u{fffd}c\",1,0,0,0,0"]);
+        assert_eq!(table(&report).lines().count(), 3);
+    }
+}

@@ -1,0 +1,323 @@
+//! Budgets: how much a holder of limits may use in a period of the calendar.
+//!
+//! A budget refuses a request if what was used in the period, what open requests have reserved, and
+//! what the request reserves are more than its amount. What was used is never given back. Invariant:
+//! a clock that goes back makes no budget larger.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use smallvec::SmallVec;
+
+use super::cost::Cost;
+use crate::config::{BudgetQuota, Every, Period, Unit};
+
+/// How far a clock may go back without a new period: NTP corrects a clock by less.
+const CLOCK_MAY_GO_BACK: SignedDuration = SignedDuration::from_hours(24);
+
+/// A budget, shared by all holders that have it.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    policy: String,
+    quota: BudgetQuota,
+}
+
+/// The charge of a budget by a request that has not ended.
+#[derive(Debug)]
+pub(super) struct BudgetCharge {
+    budget: Arc<Budget>,
+    /// The period that was charged, by its number in this process.
+    epoch: u64,
+    reserved: u64,
+}
+
+/// What a holder has used of all its budgets.
+#[derive(Debug, Default)]
+pub(super) struct BudgetUses {
+    uses: SmallVec<[BudgetUse; 1]>,
+    /// What was kept over a restart of budgets that were not used since.
+    restored: Vec<BudgetState>,
+}
+
+/// What a holder has used of a budget.
+#[derive(Debug)]
+struct BudgetUse {
+    budget: Arc<Budget>,
+    period: Period,
+    /// Number of periods that have begun in this process.
+    epoch: u64,
+    /// What requests have used that have ended.
+    used: u64,
+    /// What requests may use that have not ended.
+    reserved: u64,
+    /// The share of the amount, in per cent, of which the audit log has told.
+    told: u8,
+}
+
+/// A budget as it is kept, and as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BudgetState {
+    pub(crate) unit: Unit,
+    pub(crate) every: Every,
+    pub(crate) period: Period,
+    /// What requests have used that have ended.
+    pub(crate) used: u64,
+    pub(crate) told: u8,
+}
+
+/// A budget that has passed a share of its amount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub(crate) policy: String,
+    /// 80 or 100 per cent.
+    pub(crate) percent: u8,
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
+    pub(crate) resets_at: Timestamp,
+}
+
+impl Budget {
+    /// Makes a budget. `holder`: the name before the policies of a group; `None` for a key.
+    pub(super) fn new(holder: Option<&str>, quota: BudgetQuota) -> Self {
+        let own = quota.policy();
+        let policy = holder.map_or_else(|| own.clone(), |holder| format!("{holder}-{own}"));
+        Budget { policy, quota }
+    }
+
+    pub(crate) fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    pub(crate) fn amount(&self) -> u64 {
+        self.quota.amount
+    }
+
+    pub(super) fn unit(&self) -> Unit {
+        self.quota.unit
+    }
+
+    fn cost_of(&self, cost: Cost) -> u64 {
+        u64::from(cost.of(self.quota.unit))
+    }
+
+    /// Whether this budget takes the place of another one at a reload.
+    fn replaces(&self, (unit, every): (Unit, Every)) -> bool {
+        (self.quota.unit, self.quota.every) == (unit, every)
+    }
+}
+
+impl BudgetUse {
+    /// Makes the use of a budget. `before`: what was kept of it over a restart.
+    fn new(budget: &Arc<Budget>, before: Option<BudgetState>, now: Timestamp) -> Self {
+        let period = budget.quota.period(now);
+        let mut one = BudgetUse { budget: budget.clone(), period, epoch: 0, used: 0, reserved: 0, told: 0 };
+        if let Some(BudgetState { period, used, told, .. }) = before.filter(|before| now < before.period.end)
+        {
+            (one.used, one.told) = (used, told);
+            // The clock may be behind that of the time before.
+            if period.start > now {
+                one.period = period;
+            }
+        }
+        one
+    }
+
+    /// Begins the next period, if it is time.
+    fn roll(&mut self, now: Timestamp) {
+        if now >= self.period.end {
+            self.period = self.budget.quota.period(now);
+            self.epoch += 1;
+            (self.used, self.reserved, self.told) = (0, 0, 0);
+        } else if self.period.start.duration_since(now) > CLOCK_MAY_GO_BACK {
+            // The clock was wrong when the period began. What was used counts in the right one.
+            self.period = self.budget.quota.period(now);
+        }
+    }
+
+    fn state(&self) -> BudgetState {
+        let BudgetQuota { unit, every, .. } = self.budget.quota;
+        BudgetState { unit, every, period: self.period, used: self.used, told: self.told }
+    }
+
+    fn left(&self) -> u64 {
+        self.budget.quota.amount.saturating_sub(self.used).saturating_sub(self.reserved)
+    }
+}
+
+impl BudgetUses {
+    /// Restores what was kept.
+    pub(super) fn restored(states: Vec<BudgetState>) -> Self {
+        BudgetUses { uses: SmallVec::new(), restored: states }
+    }
+
+    /// Returns the use of a budget in the period of `now`.
+    fn current(&mut self, budget: &Arc<Budget>, now: Timestamp) -> Option<&mut BudgetUse> {
+        let policy = (budget.quota.unit, budget.quota.every);
+        if !self.uses.iter().any(|one| one.budget.replaces(policy)) {
+            let before = self.restored.iter().position(|before| (before.unit, before.every) == policy);
+            let before = before.map(|index| self.restored.swap_remove(index));
+            self.uses.push(BudgetUse::new(budget, before, now));
+        }
+        let one = self.uses.iter_mut().find(|one| one.budget.replaces(policy))?;
+        if !Arc::ptr_eq(&one.budget, budget) {
+            let is_elsewhere = one.budget.quota.zone != budget.quota.zone;
+            one.budget = budget.clone();
+            if is_elsewhere && now < one.period.end {
+                one.period = budget.quota.period(now);
+            }
+        }
+        one.roll(now);
+        Some(one)
+    }
+
+    /// Whether a budget grants a request of this cost.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the time at which the budget's next period begins.
+    pub(super) fn judge(
+        &mut self,
+        budget: &Arc<Budget>,
+        cost: Cost,
+        now: Timestamp,
+    ) -> Result<(), Timestamp> {
+        let one = self.current(budget, now).ok_or(now)?;
+        let wanted = budget.cost_of(cost);
+        // A request that needs nothing is refused too when nothing is left.
+        if one.left() >= wanted.max(1) { Ok(()) } else { Err(one.period.end) }
+    }
+
+    /// Charges a budget for a request. Returns what is settled when the request has ended; `None` if
+    /// the budget counts requests.
+    pub(super) fn charge(
+        &mut self,
+        budget: &Arc<Budget>,
+        cost: Cost,
+        now: Timestamp,
+    ) -> Option<BudgetCharge> {
+        let one = self.current(budget, now)?;
+        let units = budget.cost_of(cost);
+        if budget.unit() == Unit::Requests {
+            one.used = one.used.saturating_add(units);
+            return None;
+        }
+        one.reserved = one.reserved.saturating_add(units);
+        Some(BudgetCharge { budget: budget.clone(), epoch: one.epoch, reserved: units })
+    }
+
+    /// Settles a charge. A request that ends in another period than it began in is charged to the one
+    /// in which it began, which is over.
+    pub(super) fn settle(&mut self, charge: &BudgetCharge, used: Cost, now: Timestamp) {
+        let policy = (charge.budget.quota.unit, charge.budget.quota.every);
+        let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) else { return };
+        one.roll(now);
+        if one.epoch == charge.epoch {
+            one.reserved = one.reserved.saturating_sub(charge.reserved);
+            one.used = one.used.saturating_add(charge.budget.cost_of(used));
+        }
+    }
+
+    /// Returns what is kept.
+    pub(super) fn states(&self) -> impl Iterator<Item = BudgetState> + '_ {
+        self.uses.iter().map(BudgetUse::state).chain(self.restored.iter().cloned())
+    }
+
+    /// Returns the state of a budget.
+    pub(super) fn state(&mut self, budget: &Arc<Budget>, now: Timestamp) -> Option<BudgetState> {
+        self.current(budget, now).map(|one| one.state())
+    }
+
+    /// Returns the budgets that have passed 80 or 100 per cent since the last call.
+    pub(super) fn take_passed(&mut self, now: Timestamp) -> Vec<Passed> {
+        let mut passed = Vec::new();
+        for one in &mut self.uses {
+            one.roll(now);
+            let limit = one.budget.quota.amount;
+            let percent = match u128::from(one.used) * 100 / u128::from(limit.max(1)) {
+                100.. => 100,
+                80.. => 80,
+                _ => 0,
+            };
+            for percent in [80, 100].into_iter().filter(|step| (one.told + 1..=percent).contains(step)) {
+                let policy = one.budget.policy.clone();
+                passed.push(Passed { policy, percent, used: one.used, limit, resets_at: one.period.end });
+            }
+            one.told = one.told.max(percent);
+        }
+        passed
+    }
+
+    /// Whether nothing was used in the periods of `now`.
+    pub(super) fn are_unused(&self, now: Timestamp) -> bool {
+        self.uses.iter().all(|one| (one.used == 0 && one.reserved == 0) || now >= one.period.end)
+            && self.restored.iter().all(|before| now >= before.period.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Zone;
+
+    fn budget(amount: u64) -> Arc<Budget> {
+        let zone = Zone::named("Europe/Berlin").unwrap();
+        Arc::new(Budget::new(None, BudgetQuota { unit: Unit::Tokens, amount, every: Every::Month, zone }))
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn cost(output_tokens: u32) -> Cost {
+        Cost { output_tokens, ..Cost::REQUEST }
+    }
+
+    #[test]
+    fn a_month_that_begins_in_mid_load_begins_once() {
+        let (budget, mut uses) = (budget(100), BudgetUses::default());
+        let before = at("2026-11-30T22:59:59Z");
+        let open = uses.charge(&budget, cost(60), before).unwrap();
+        assert_eq!(uses.judge(&budget, cost(41), before), Err(at("2026-11-30T23:00:00Z")));
+        assert_eq!(uses.judge(&budget, cost(40), before), Ok(()));
+        let after = at("2026-11-30T23:00:00Z");
+        assert_eq!(uses.judge(&budget, cost(100), after), Ok(()), "the month has begun in Berlin");
+        let second = uses.charge(&budget, cost(70), after).unwrap();
+        uses.settle(&open, cost(60), after);
+        assert_eq!(uses.state(&budget, after).unwrap().used, 0, "the request belongs to the month before");
+        uses.settle(&second, cost(50), after);
+        // The clock goes back for a moment.
+        assert_eq!(uses.judge(&budget, cost(51), before), Err(at("2026-12-31T23:00:00Z")));
+        assert_eq!(uses.judge(&budget, cost(51), after), Err(at("2026-12-31T23:00:00Z")), "it begins once");
+        assert_eq!(uses.judge(&budget, cost(50), after), Ok(()));
+        // A clock that was wrong by years does not keep the budget in its period.
+        assert_eq!(uses.judge(&budget, cost(100), at("2031-01-01T12:00:00Z")), Ok(()));
+        uses.charge(&budget, cost(100), at("2031-01-01T12:00:00Z")).unwrap();
+        assert_eq!(uses.judge(&budget, cost(1), after), Err(at("2026-12-31T23:00:00Z")));
+    }
+
+    #[test]
+    fn what_was_used_outlives_a_reload_and_a_restart() {
+        let (first, mut uses) = (budget(100), BudgetUses::default());
+        let now = at("2026-11-29T12:00:00Z");
+        let open = uses.charge(&first, cost(60), now).unwrap();
+        let lower = budget(50);
+        assert!(uses.judge(&lower, cost(1), now).is_err());
+        uses.settle(&open, cost(45), now);
+        assert_eq!(uses.judge(&lower, cost(5), now), Ok(()));
+        assert_eq!(uses.take_passed(now).iter().map(|passed| passed.percent).collect::<Vec<_>>(), [80]);
+        assert!(uses.take_passed(now).is_empty(), "it is told once");
+        let kept: Vec<_> = uses.states().collect();
+        let mut uses = BudgetUses::restored(kept.clone());
+        assert_eq!(uses.states().collect::<Vec<_>>(), kept, "what is not used yet is kept again");
+        assert!(uses.take_passed(now).is_empty(), "also after a restart");
+        assert_eq!(uses.judge(&lower, cost(5), now), Ok(()));
+        assert!(uses.judge(&lower, cost(6), now).is_err());
+        let zone = Zone::utc();
+        let elsewhere = Budget::new(None, BudgetQuota { zone, ..lower.quota.clone() });
+        assert!(uses.judge(&Arc::new(elsewhere), cost(6), now).is_err(), "another zone is no new budget");
+        let open = uses.charge(&lower, cost(5), now).unwrap();
+        uses.settle(&open, cost(9), now);
+        assert_eq!(uses.take_passed(now).iter().map(|passed| passed.percent).collect::<Vec<_>>(), [100]);
+        assert!(uses.judge(&lower, cost(0), now).is_err(), "a request without tokens, too");
+    }
+}

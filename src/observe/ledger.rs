@@ -1,0 +1,365 @@
+//! The ledger: what each key has used, by day, group and model, and when it was last used. It is kept
+//! over a restart if the configuration has `state` (`crate::state`).
+//!
+//! Only rows of days that are not written yet are in memory, at most [`MOST_MODELS`] models of a key
+//! for each day.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::token_report::{Tokens, TokensBy};
+
+/// The greatest number of models of a key in a day that have rows of their own. Clients choose names of
+/// models, so all others share the row [`OTHER_MODELS`].
+const MOST_MODELS: usize = 100;
+const OTHER_MODELS: &str = "other";
+
+/// The time after which a later use of a key is written again, in microseconds.
+const LAST_USE_STEP: i64 = 60_000_000;
+
+/// Counts of requests and tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Requests that were forwarded.
+    pub(crate) requests: u64,
+    pub(crate) input: u64,
+    /// Tokens of the input that came from a cache.
+    pub(crate) cached: u64,
+    pub(crate) output: u64,
+    /// Those of the input and the output that are estimates: the upstream did not report them.
+    pub(crate) estimated: u64,
+}
+
+/// What a row of the ledger is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RowKey {
+    /// The day, in UTC.
+    pub(crate) day: Date,
+    pub(crate) key: String,
+    pub(crate) group: Option<String>,
+    /// The model that requests named; `None` if they named none.
+    pub(crate) model: Option<String>,
+}
+
+/// The ledger of all keys.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    by_key: DashMap<String, Arc<KeyLedger>>,
+    changed: Mutex<Vec<Arc<KeyLedger>>>,
+}
+
+/// The ledger of one key.
+#[derive(Debug)]
+pub(crate) struct KeyLedger {
+    key: String,
+    rows: Mutex<Vec<Row>>,
+    /// When the key was last used, in microseconds since 1970, and what was written of it; zero if it was
+    /// not.
+    last_used: AtomicI64,
+    last_written: AtomicI64,
+    is_changed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Row {
+    day: Date,
+    group: Option<Arc<str>>,
+    model: Option<Box<str>>,
+    counts: Counts,
+    is_changed: bool,
+}
+
+/// What is to be written of one key.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    pub(crate) rows: Vec<(RowKey, Counts)>,
+    /// The keys that were used, and when.
+    pub(crate) last_used: Vec<(String, Timestamp)>,
+}
+
+impl Row {
+    fn is_of(&self, key: &RowKey) -> bool {
+        self.day == key.day
+            && self.group.as_deref() == key.group.as_deref()
+            && self.model.as_deref() == key.model.as_deref()
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: Counts) {
+        self.requests += other.requests;
+        self.input += other.input;
+        self.cached += other.cached;
+        self.output += other.output;
+        self.estimated += other.estimated;
+    }
+
+    fn of_request(tokens: Option<Tokens>) -> Self {
+        let Some(Tokens { input, cached, output, by }) = tokens else {
+            return Counts { requests: 1, ..Counts::default() };
+        };
+        let estimated = if by == TokensBy::Estimated { input + output } else { 0 };
+        Counts { requests: 1, input, cached: cached.unwrap_or(0), output, estimated }
+    }
+}
+
+impl Ledger {
+    /// Returns the ledger of a key.
+    pub(crate) fn of(&self, key: &str) -> Arc<KeyLedger> {
+        if let Some(known) = self.by_key.get(key) {
+            return known.value().clone();
+        }
+        let new = || Arc::new(KeyLedger::new(key));
+        self.by_key.entry(key.to_owned()).or_insert_with(new).value().clone()
+    }
+
+    /// Restores a row that was kept over a restart.
+    pub(crate) fn restore(&self, key: RowKey, counts: Counts) {
+        let RowKey { day, key, group, model } = key;
+        let (group, model) = (group.map(Into::into), model.map(Into::into));
+        self.of(&key).rows().push(Row { day, group, model, counts, is_changed: false });
+    }
+
+    /// Adds what was counted of a row before.
+    pub(crate) fn add(&self, key: &RowKey, before: Counts) {
+        let of_key = self.of(&key.key);
+        if let Some(row) = of_key.rows().iter_mut().find(|row| row.is_of(key)) {
+            row.counts.add(before);
+        }
+    }
+
+    /// Takes rows back that could not be written.
+    pub(crate) fn put_back(&self, rows: Vec<(RowKey, Counts)>) {
+        for (key, counts) in rows {
+            let of_key = self.of(&key.key);
+            let is_there = match of_key.rows().iter_mut().find(|row| row.is_of(&key)) {
+                Some(row) => {
+                    row.is_changed = true;
+                    true
+                }
+                None => false,
+            };
+            if !is_there {
+                let RowKey { day, group, model, .. } = key;
+                let (group, model) = (group.map(Into::into), model.map(Into::into));
+                of_key.rows().push(Row { day, group, model, counts, is_changed: true });
+            }
+            self.changed_by(&of_key);
+        }
+    }
+
+    fn changed_by(&self, of_key: &Arc<KeyLedger>) {
+        if !of_key.is_changed.load(Ordering::Relaxed) && !of_key.is_changed.swap(true, Ordering::AcqRel) {
+            self.changed().push(of_key.clone());
+        }
+    }
+
+    /// Restores when a key was last used.
+    pub(crate) fn restore_last_use(&self, key: &str, at: Timestamp) {
+        let of_key = self.of(key);
+        of_key.last_used.store(at.as_microsecond(), Ordering::Relaxed);
+        of_key.last_written.store(at.as_microsecond(), Ordering::Relaxed);
+    }
+
+    /// Counts a request of a key that has ended.
+    pub(crate) fn note(
+        &self,
+        of_key: &Arc<KeyLedger>,
+        (at, group, model): (Timestamp, Option<&Arc<str>>, Option<&str>),
+        tokens: Option<Tokens>,
+    ) {
+        of_key.last_used.fetch_max(at.as_microsecond(), Ordering::Relaxed);
+        of_key.note(day_of(at), group, model, Counts::of_request(tokens));
+        self.changed_by(of_key);
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Vec<Arc<KeyLedger>>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what has changed since the last call. `today`: rows of days before are not needed again.
+    pub(crate) fn take_changed(&self, today: Date) -> Entries {
+        let changed = std::mem::take(&mut *self.changed());
+        let mut entries = Entries::default();
+        for of_key in changed {
+            of_key.take_changed(today, &mut entries);
+        }
+        entries
+    }
+
+    /// Forgets the keys that were not used on a day from `today` on, and that nothing refers to.
+    pub(crate) fn forget_before(&self, today: Date) {
+        self.by_key.retain(|_, of_key| {
+            of_key.rows().retain(|row| row.day >= today || row.is_changed);
+            Arc::strong_count(of_key) > 1 || !of_key.rows().is_empty()
+        });
+    }
+}
+
+impl KeyLedger {
+    fn new(key: &str) -> Self {
+        KeyLedger {
+            key: key.to_owned(),
+            rows: Mutex::default(),
+            last_used: AtomicI64::new(0),
+            last_written: AtomicI64::new(0),
+            is_changed: AtomicBool::new(false),
+        }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the key was last used; `None` if that is not known.
+    pub(crate) fn last_used(&self) -> Option<Timestamp> {
+        let at = self.last_used.load(Ordering::Relaxed);
+        (at != 0).then(|| Timestamp::from_microsecond(at).ok()).flatten()
+    }
+
+    fn note(&self, day: Date, group: Option<&Arc<str>>, model: Option<&str>, counts: Counts) {
+        let mut rows = self.rows();
+        let is_of = |row: &Row, model: Option<&str>| {
+            row.day == day && row.model.as_deref() == model && row.group.as_deref() == group.map(|of| &**of)
+        };
+        let mut model = model;
+        if !rows.iter().any(|row| is_of(row, model)) {
+            if rows.iter().filter(|row| row.day == day).count() >= MOST_MODELS {
+                model = Some(OTHER_MODELS);
+            }
+            if !rows.iter().any(|row| is_of(row, model)) {
+                let model = model.map(Into::into);
+                let (group, counts) = (group.cloned(), Counts::default());
+                rows.push(Row { day, group, model, counts, is_changed: true });
+            }
+        }
+        if let Some(row) = rows.iter_mut().find(|row| is_of(row, model)) {
+            row.counts.add(counts);
+            row.is_changed = true;
+        }
+    }
+
+    fn take_changed(&self, today: Date, entries: &mut Entries) {
+        // A request that ends from here on is noted anew.
+        self.is_changed.store(false, Ordering::Release);
+        let mut rows = self.rows();
+        for row in rows.iter_mut().filter(|row| row.is_changed) {
+            row.is_changed = false;
+            let key = RowKey {
+                day: row.day,
+                key: self.key.clone(),
+                group: row.group.as_deref().map(str::to_owned),
+                model: row.model.as_deref().map(str::to_owned),
+            };
+            entries.rows.push((key, row.counts));
+        }
+        // A request of a day before may still end: yesterday's rows are needed for a while.
+        let oldest = today.yesterday().unwrap_or(today);
+        rows.retain(|row| row.day >= oldest);
+        let at = self.last_used.load(Ordering::Relaxed);
+        if at - self.last_written.load(Ordering::Relaxed) >= LAST_USE_STEP {
+            self.last_written.store(at, Ordering::Relaxed);
+            if let Ok(at) = Timestamp::from_microsecond(at) {
+                entries.last_used.push((self.key.clone(), at));
+            }
+        }
+    }
+}
+
+/// Returns the day of an instant, in UTC.
+pub(crate) fn day_of(at: Timestamp) -> Date {
+    at.to_zoned(TimeZone::UTC).date()
+}
+
+/// Returns the sum of rows by the parts of their keys that `by` leaves.
+pub(crate) fn summed(
+    rows: impl Iterator<Item = (RowKey, Counts)>,
+    by: impl Fn(RowKey) -> SumKey,
+) -> Vec<(SumKey, Counts)> {
+    let mut sums: HashMap<SumKey, Counts> = HashMap::new();
+    for (key, counts) in rows {
+        sums.entry(by(key)).or_default().add(counts);
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by(|a, b| a.0.cmp(&b.0));
+    sums
+}
+
+/// The part of a row's key by which rows are summed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SumKey {
+    pub(crate) day: Option<Date>,
+    pub(crate) key: Option<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) model: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn used(input: u64, output: u64, by: TokensBy) -> Option<Tokens> {
+        Some(Tokens { input, cached: Some(1), output, by })
+    }
+
+    #[test]
+    fn requests_are_counted_by_day_group_and_model() {
+        let ledger = Ledger::default();
+        let (key, group) = (ledger.of("key_a"), Arc::<str>::from("team"));
+        let (first, next) = (at("2026-11-29T23:59:59Z"), at("2026-11-30T00:00:00Z"));
+        for moment in [first, first, next] {
+            ledger.note(&key, (moment, Some(&group), Some("m")), used(10, 5, TokensBy::Reported));
+        }
+        ledger.note(&key, (next, None, None), used(3, 4, TokensBy::Estimated));
+        ledger.note(&key, (next, None, None), None);
+        let Entries { rows, last_used } = ledger.take_changed(day_of(next));
+        assert_eq!(last_used, [("key_a".to_owned(), next)]);
+        let counts =
+            |input, output, requests, estimated| Counts { requests, input, cached: 0, output, estimated };
+        let row = |day: Timestamp, group: Option<&str>, model: Option<&str>| RowKey {
+            day: day_of(day),
+            key: "key_a".to_owned(),
+            group: group.map(str::to_owned),
+            model: model.map(str::to_owned),
+        };
+        assert_eq!(
+            rows,
+            [
+                (row(first, Some("team"), Some("m")), Counts { cached: 2, ..counts(20, 10, 2, 0) }),
+                (row(next, Some("team"), Some("m")), Counts { cached: 1, ..counts(10, 5, 1, 0) }),
+                (row(next, None, None), Counts { cached: 1, ..counts(3, 4, 2, 7) }),
+            ]
+        );
+        assert!(ledger.take_changed(day_of(next)).rows.is_empty(), "nothing has changed since");
+        // What is restored is gone on with.
+        let again = Ledger::default();
+        rows.iter().cloned().for_each(|(key, counts)| again.restore(key, counts));
+        again.note(&again.of("key_a"), (next, None, None), None);
+        let Entries { rows, .. } = again.take_changed(day_of(next));
+        assert_eq!(rows, [(row(next, None, None), Counts { cached: 1, ..counts(3, 4, 3, 7) })]);
+    }
+
+    #[test]
+    fn clients_fill_no_memory_with_names_of_models() {
+        let ledger = Ledger::default();
+        let (key, now) = (ledger.of("key_a"), at("2026-11-29T12:00:00Z"));
+        for model in 0..1000 {
+            ledger.note(&key, (now, None, Some(&format!("model-{model}"))), None);
+        }
+        let rows = ledger.take_changed(day_of(now)).rows;
+        assert_eq!(rows.len(), MOST_MODELS + 1);
+        assert_eq!(rows.iter().map(|(_, counts)| counts.requests).sum::<u64>(), 1000);
+        ledger.forget_before(day_of(at("2026-12-02T00:00:00Z")));
+        assert!(key.rows().is_empty());
+    }
+}

@@ -1,0 +1,263 @@
+//! The thread that writes what has changed to the journals, once a second.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+
+use super::entries::Entry;
+use super::usage::{DayJournal, remove_old};
+use super::{KEPT_DAYS, State};
+use crate::clock::Clock;
+use crate::journal::{Journal, record_bytes};
+use crate::limit::{Changed, Passed, ToKeep};
+use crate::observe::ledger::{Counts, Entries, Ledger, RowKey, day_of};
+use crate::thread_supervisor::Ended;
+
+/// Time between two writes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two log lines about a disk that can't be written.
+const TROUBLE_AGAIN: Duration = Duration::from_secs(60);
+/// The number of journals of days that are open: requests of yesterday end today.
+const OPEN_DAYS: usize = 2;
+
+/// The state of the directory, for the status and metrics.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    /// The length of the journals that are written now, in bytes.
+    pub(crate) bytes: u64,
+    /// When all that had changed was last written.
+    pub(crate) written_at: Option<Timestamp>,
+    /// The number of writes that failed.
+    pub(crate) failures: u64,
+    /// Why the last write failed; `None` if it did not fail.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Gets each budget that has passed a share of its amount, with the id of its key or group.
+pub(crate) type Told = Box<dyn Fn(&str, &Passed) + Send>;
+
+/// The work of the thread.
+pub(crate) struct Keeper {
+    path: PathBuf,
+    journal: Journal,
+    /// All entries of the journal, as they are written.
+    written: HashMap<Vec<u8>, Vec<u8>>,
+    live_bytes: u64,
+    /// What is to be written; an empty value removes an entry.
+    pending: HashMap<Vec<u8>, Vec<u8>>,
+    days: BTreeMap<Date, DayJournal>,
+    ledger: Arc<Ledger>,
+    changed: Arc<Changed>,
+    clock: Clock,
+    tell: Told,
+    health: Arc<Mutex<Health>>,
+    told_trouble: Option<Instant>,
+    stop: Receiver<Sender<()>>,
+}
+
+/// The handle of the thread.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    health: Arc<Mutex<Health>>,
+    stop: Mutex<Sender<Sender<()>>>,
+    /// The directory.
+    pub(crate) path: PathBuf,
+}
+
+impl Keeping {
+    pub(crate) fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes what has changed, and ends the thread. Blocks, for a few seconds at most.
+    pub(crate) fn end(&self) {
+        let (done, is_done) = channel();
+        let asked = self.stop.lock().unwrap_or_else(PoisonError::into_inner).send(done);
+        if asked.is_ok() {
+            let _in_time = is_done.recv_timeout(5 * INTERVAL);
+        }
+    }
+}
+
+impl Keeper {
+    /// Makes the work of the thread, and its handle. `changed`: the keys and groups that have changed;
+    /// `tell`: gets the budgets that have passed a share.
+    pub(crate) fn new(state: State, changed: Arc<Changed>, clock: Clock) -> (Self, Keeping) {
+        let State { path, journal, entries, ledger, today } = state;
+        let live_bytes = entries.iter().map(|(key, value)| record_bytes(key.len(), value.len())).sum();
+        let health = Arc::new(Mutex::new(Health { bytes: journal.bytes(), ..Health::default() }));
+        let (sender, stop) = channel();
+        let keeping = Keeping { health: health.clone(), stop: Mutex::new(sender), path: path.clone() };
+        let keeper = Keeper {
+            path,
+            journal,
+            written: entries,
+            live_bytes,
+            pending: HashMap::new(),
+            days: BTreeMap::from([(today.day, today)]),
+            ledger,
+            changed,
+            clock,
+            tell: Box::new(|_, _| {}),
+            health,
+            told_trouble: None,
+            stop,
+        };
+        (keeper, keeping)
+    }
+
+    /// Sets who gets the budgets that have passed a share of their amounts.
+    pub(crate) fn telling(self, tell: Told) -> Self {
+        Keeper { tell, ..self }
+    }
+
+    /// Runs on this thread until it is asked to end.
+    pub(crate) fn run(mut self) -> Ended {
+        loop {
+            let asked = self.stop.recv_timeout(INTERVAL);
+            self.keep();
+            match asked {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(done) => {
+                    let _nobody_waits = done.send(());
+                    return Ended::Asked;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ended::Asked,
+            }
+        }
+    }
+
+    /// Writes what has changed.
+    fn keep(&mut self) {
+        let now = self.clock.wall();
+        self.take_changed(now);
+        // Budgets are written even if usage can't be.
+        let budgets = self.write(now);
+        let written = budgets.and(self.write_usage(now));
+        let bytes = self.journal.bytes() + self.days.values().map(DayJournal::bytes).sum::<u64>();
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.bytes = bytes;
+        let Err(error) = written else {
+            health.written_at = Some(now);
+            if health.trouble.take().is_some() {
+                tracing::info!(path = %self.path.display(), "the state is written again");
+            }
+            self.told_trouble = None;
+            return;
+        };
+        health.failures += 1;
+        health.trouble = Some(error.to_string());
+        if self.told_trouble.is_none_or(|told| told.elapsed() > TROUBLE_AGAIN) {
+            self.told_trouble = Some(Instant::now());
+            let path = self.path.display();
+            tracing::error!(%path, %error, "the state can't be written: a restart now would forget what was used since");
+        }
+    }
+
+    /// Takes what has changed of budgets and windows.
+    fn take_changed(&mut self, now: Timestamp) {
+        let since_start = self.clock.monotonic_nanos();
+        for state in self.changed.take() {
+            let ToKeep { kept, passed } = state.to_keep(since_start, now);
+            for passed in passed {
+                (self.tell)(state.id(), &passed);
+            }
+            let holder = || state.id().to_owned();
+            let budgets = kept.budgets.into_iter().map(|state| Entry::Budget { holder: holder(), state });
+            let windows = kept.windows.into_iter().map(|window| Entry::Window { holder: holder(), window });
+            self.pending.extend(budgets.chain(windows).map(|entry| entry.encode()));
+        }
+    }
+
+    /// Writes budgets, windows and last uses.
+    fn write(&mut self, now: Timestamp) -> io::Result<()> {
+        let records = self.pending.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+        let appended = self.journal.append(records);
+        if appended.is_ok() {
+            for (key, value) in self.pending.drain() {
+                self.live_bytes += record_bytes(key.len(), value.len());
+                if let Some(before) = self.written.get(&key) {
+                    self.live_bytes -= record_bytes(key.len(), before.len());
+                }
+                self.written.insert(key, value);
+            }
+        }
+        // A journal that was removed, or is on a broken part of the disk, is written anew.
+        if self.journal.wants_compaction(self.live_bytes) {
+            self.forget_what_is_over(now);
+            self.journal.compact(self.written.iter().map(|(key, value)| (key.clone(), value.clone())))?;
+        }
+        appended
+    }
+
+    fn forget_what_is_over(&mut self, now: Timestamp) {
+        let oldest_use =
+            now.saturating_sub(SignedDuration::from_hours(24 * KEPT_DAYS)).unwrap_or(Timestamp::MIN);
+        self.written.retain(|key, value| {
+            // An entry that a later version has written stays.
+            Entry::decode(key, value).is_none_or(|entry| !entry.is_over(now, oldest_use))
+        });
+        let bytes = self.written.iter().map(|(key, value)| record_bytes(key.len(), value.len()));
+        self.live_bytes = bytes.sum();
+    }
+
+    /// Writes usage, and when keys were last used.
+    fn write_usage(&mut self, now: Timestamp) -> io::Result<()> {
+        let today = day_of(now);
+        if let Some((last, _)) = self.days.last_key_value()
+            && *last < today
+        {
+            self.ledger.forget_before(today.yesterday().unwrap_or(today));
+            remove_old(&self.path, today)?;
+        }
+        let Entries { rows, last_used } = self.ledger.take_changed(today);
+        let last_used = last_used.into_iter().map(|(key, at)| Entry::LastUse { key, at }.encode());
+        self.pending.extend(last_used);
+        let mut by_day: BTreeMap<Date, Vec<(RowKey, Counts)>> = BTreeMap::new();
+        for row in rows {
+            by_day.entry(row.0.day).or_default().push(row);
+        }
+        let mut failed = None;
+        for (day, rows) in by_day {
+            if let Err(error) = self.write_day(day, &rows) {
+                // They are written at the next time.
+                self.ledger.put_back(rows);
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn write_day(&mut self, day: Date, rows: &[(RowKey, Counts)]) -> io::Result<()> {
+        if let Some(journal) = self.days.get_mut(&day) {
+            return journal.write(rows);
+        }
+        // The day has begun; or the clock was set to it. What was written of it before counts on.
+        let mut before = HashMap::new();
+        let opened = DayJournal::open(&self.path, day, |key, counts| {
+            before.insert(key, counts);
+        });
+        let mut journal = opened.map_err(io::Error::other)?;
+        let rows = rows.iter().map(|(key, counts)| {
+            let mut sum = *counts;
+            if let Some(before) = before.get(key) {
+                sum.add(*before);
+                self.ledger.add(key, *before);
+            }
+            (key.clone(), sum)
+        });
+        let rows: Vec<_> = rows.collect();
+        journal.write(&rows)?;
+        self.days.insert(day, journal);
+        while self.days.len() > OPEN_DAYS {
+            self.days.pop_first();
+        }
+        Ok(())
+    }
+}
