@@ -254,19 +254,13 @@ impl Visitor {
             AdminPath::OpenApi => Ok(typed(openapi(), "application/json")),
             AdminPath::Status => self.aside(|admin| Ok(data(&status::status(admin)))).await,
             AdminPath::Refusals => Ok(data(&status::refusals(&self.admin))),
-            AdminPath::Usage => {
-                let asked = usage::Asked::of(parts.uri.query())?;
-                self.aside(move |admin| asked.report(admin)).await
-            }
+            AdminPath::Usage => self.usage(parts.uri.query()).await,
             AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
                 let report = self.admin.reload.reload().await.ok_or_else(Denial::shutting_down)?;
                 reload_outcome(&report)
             }
-            AdminPath::Keys if is_look => {
-                let page = keys::Page::asked(parts.uri.query())?;
-                self.aside(move |admin| Ok(data(&page.of(admin)))).await
-            }
+            AdminPath::Keys if is_look => self.keys(parts.uri.query()).await,
             AdminPath::Key(id) if is_look => self.aside(move |admin| keys::show(admin, &id)).await,
             AdminPath::Keys => change(String::new()).create(body, &parts.headers).await,
             AdminPath::Key(id) => change(id).delete().await,
@@ -287,6 +281,16 @@ impl Visitor {
                 Ok(typed(format!("{readiness}\n"), "application/json"))
             }
         }
+    }
+
+    async fn keys(&self, query: Option<&str>) -> Result<Response<AdminBody>, Denial> {
+        let page = keys::Page::asked(query)?;
+        self.aside(move |admin| Ok(data(&page.of(admin)))).await
+    }
+
+    async fn usage(&self, query: Option<&str>) -> Result<Response<AdminBody>, Denial> {
+        let asked = usage::Asked::of(query)?;
+        self.aside(move |admin| asked.report(admin)).await
     }
 
     /// Runs a slow function on a thread where it blocks no other request.

@@ -6,11 +6,11 @@ mod departures;
 mod descriptors;
 mod first_keys;
 mod lookups;
+mod prepared;
 mod start_error;
 mod warnings;
 mod weakness;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -25,35 +25,29 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::fault::{Fault, Faults};
 use crate::config::{Address, Admin, Config, Limits};
 use crate::hooks::Hooks;
-use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
-use crate::keys::id_secret::IdSecret;
-use crate::limit::{Kept, Limiter, Passed};
+use crate::limit::Passed;
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake};
 use crate::net::local::Local;
-use crate::net::tls::{self, ListenerTls, Swappable};
+use crate::net::tls::Swappable;
 use crate::observe::Logs;
 use crate::observe::audit::{BudgetPassed, budget_passed};
-use crate::observe::ledger::Ledger;
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
 use crate::proxy::Gateway;
-use crate::random_id::random_id;
-use crate::reload::{Baseline, Handle, Part, Reloader, Stood, StoodKeys};
-use crate::shared::{self, Asker, Settings, Sharing};
-use crate::snapshot::Snapshot;
-use crate::state::{Keeper, Keeping, State};
+use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
+use crate::shared::Asker;
+use crate::state::Keeper;
 use crate::thread_supervisor::{Duty, Threads};
-use crate::upstream::Endpoints;
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
-use first_keys::{FirstKeys, Purpose};
+use first_keys::Purpose;
+pub(crate) use prepared::Prepared;
 pub use start_error::StartError;
 use start_error::while_doing;
 
@@ -150,8 +144,8 @@ impl App {
             endpoints: prepared.endpoints,
             is_draining: AtomicBool::new(false),
             clock,
-            usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.ledger),
-            keeping: prepared.keeping,
+            usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.kept.ledger),
+            keeping: prepared.kept.keeping,
             observers: Observers::new(logs, config.metrics.models),
             reloads: Reloads::new(Part::ALL.into_iter().map(Part::name)),
             followed_store: ArcSwapOption::empty(),
@@ -174,7 +168,7 @@ impl App {
             reloader,
             reload,
             asker: prepared.asker,
-            keeper: prepared.keeper,
+            keeper: prepared.kept.keeper,
         })
     }
 
@@ -237,10 +231,7 @@ impl App {
             threads.spawn(Duty::Shared, "shared", move || asker.run_thread())?;
         }
         if let Some(keeper) = keeper {
-            let logs = gateway.observers.logs().clone();
-            let keeper =
-                keeper.telling(Box::new(move |holder, passed| tell_of_budget(&logs, holder, passed)));
-            threads.spawn(Duty::State, "state", move || keeper.run())?;
+            start_keeper(keeper, gateway.observers.logs().clone())?;
         }
         start_tasks(&gateway);
         if let Some(bound) = admin {
@@ -270,13 +261,7 @@ impl App {
         tokio::spawn(async move { reload.stop().await });
         let until = Instant::now() + gateway.snapshot.load().limits.drain_timeout;
         let is_finished = finish(accepting, workers, until).await;
-        if let Some(sharing) = &gateway.sharing {
-            sharing.leave(gateway.limiter.states()).await;
-        }
-        if let Some(keeping) = gateway.keeping.clone() {
-            // What the last requests have used is written before the process ends.
-            let _ended = spawn_blocking(move || keeping.end()).await;
-        }
+        leave(&gateway).await;
         gateway.observers.logs().report_left_out_at_the_end();
         broken.map_or(Ok(is_finished), |reason| Err(io::Error::other(reason)))
     }
@@ -291,6 +276,25 @@ impl App {
         let snapshot = self.gateway.snapshot.load();
         let routes = snapshot.routes.names().count();
         tracing::info!(keys = self.gateway.keys.len(), routes, workers = self.workers, "ready");
+    }
+}
+
+/// Starts the thread that writes what survives a restart.
+fn start_keeper(keeper: Keeper, logs: Logs) -> io::Result<()> {
+    let threads = logs.threads.clone();
+    let keeper = keeper.telling(Box::new(move |holder, passed| tell_of_budget(&logs, holder, passed)));
+    threads.spawn(Duty::State, "state", move || keeper.run())?;
+    Ok(())
+}
+
+/// Gives back what this process holds of limits of all replicas, and writes what the last requests have
+/// used.
+async fn leave(gateway: &Gateway) {
+    if let Some(sharing) = &gateway.sharing {
+        sharing.leave(gateway.limiter.states()).await;
+    }
+    if let Some(keeping) = gateway.keeping.clone() {
+        let _ended = spawn_blocking(move || keeping.end()).await;
     }
 }
 
@@ -340,170 +344,6 @@ async fn finish(mut accepting: JoinSet<()>, workers: Arc<Workers>, until: Instan
         let _joined = timeout_at(Instant::now() + CUT_TIME, joining).await;
     }
     is_finished
-}
-
-/// All state that the start, and also `bearward check`, makes from a configuration before a socket
-/// is bound.
-pub(crate) struct Prepared {
-    pub(crate) snapshot: Snapshot,
-    pub(crate) keys: KeyCache,
-    stood_keys: StoodKeys,
-    pub(crate) limiter: Limiter,
-    sharing: Option<Arc<Sharing>>,
-    asker: Option<Asker>,
-    keeper: Option<Keeper>,
-    keeping: Option<Arc<Keeping>>,
-    ledger: Option<Arc<Ledger>>,
-    endpoints: Endpoints,
-    tls: Vec<Option<Arc<ListenerTls>>>,
-    /// Warnings about settings that are allowed, but most likely a mistake.
-    pub(crate) warnings: Vec<String>,
-}
-
-impl Prepared {
-    /// Reads all files that the configuration names, and returns all of their faults.
-    fn new(
-        config: &Config,
-        ids: Result<Arc<IdSecret>, Fault>,
-        clock: &Clock,
-        purpose: Purpose,
-    ) -> Result<Self, Faults> {
-        Self::read(config, ids, clock, purpose).map_err(|faults| config.named_files.placed(faults))
-    }
-
-    fn read(
-        config: &Config,
-        ids: Result<Arc<IdSecret>, Fault>,
-        clock: &Clock,
-        purpose: Purpose,
-    ) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
-        let ids = ids.unwrap_or_else(|fault| {
-            faults.push(fault);
-            Arc::new(IdSecret::random())
-        });
-        let first = FirstKeys::read(config, &ids, purpose).unwrap_or_else(|of_keys| {
-            faults.extend(of_keys.0);
-            FirstKeys::default()
-        });
-        let mut tls = Vec::with_capacity(config.listeners.len());
-        for listener in &config.listeners {
-            match listener.tls.as_ref().map(tls::server_config).transpose() {
-                Ok(config) => tls.push(config),
-                Err(of_tls) => faults.extend(of_tls.0),
-            }
-        }
-        if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
-            faults.extend(weakness::token_fault(path));
-        }
-        let (sharing, asker) = match config.shared.as_ref().map(Settings::of) {
-            Some(Ok(settings)) => {
-                let (sharing, asker) = shared::share(settings, random_id(), clock.clone());
-                (Some(Arc::new(sharing)), Some(asker))
-            }
-            Some(Err(of_shared)) => {
-                faults.extend(of_shared.0);
-                (None, None)
-            }
-            None => (None, None),
-        };
-        let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
-        let limiter = match &sharing {
-            Some(sharing) => limiter.shared_by(sharing.clone()),
-            None => limiter,
-        };
-        let asker = asker.map(|asker| asker.recording(limiter.attempts()));
-        let (limiter, kept) = match opened_state(config, purpose, clock) {
-            Ok(Some((state, kept))) => {
-                let ledger = state.ledger.clone();
-                let (limiter, changed) = limiter.keeping(kept);
-                let (keeper, keeping) = Keeper::new(state, changed, clock.clone());
-                (limiter, Some((keeper, Arc::new(keeping), ledger)))
-            }
-            Ok(None) => (limiter, None),
-            Err(of_state) => {
-                faults.push(of_state);
-                (limiter, None)
-            }
-        };
-        let endpoints = Endpoints::default();
-        match Snapshot::new(config, ids, &limiter, &endpoints) {
-            Ok(snapshot) if faults.is_empty() => {
-                endpoints.adopt(snapshot.endpoint_sets());
-                let warnings = warnings::of(config, &first.set, &snapshot, &tls);
-                let (keys, stood_keys) = first.into_service();
-                let (keeper, keeping, ledger) = match kept {
-                    Some((keeper, keeping, ledger)) => (Some(keeper), Some(keeping), Some(ledger)),
-                    None => (None, None, None),
-                };
-                Ok(Prepared {
-                    snapshot,
-                    keys,
-                    stood_keys,
-                    limiter,
-                    sharing,
-                    asker,
-                    keeper,
-                    keeping,
-                    ledger,
-                    endpoints,
-                    tls,
-                    warnings,
-                })
-            }
-            Ok(_) => Err(Faults(faults)),
-            Err(of_upstreams) => {
-                faults.extend(of_upstreams.0);
-                Err(Faults(faults))
-            }
-        }
-    }
-
-    /// Makes the same state as [`Prepared::new`], but writes no file, for `bearward check` and
-    /// `bearward explain`.
-    pub(crate) fn of(config: &Config, clock: &Clock) -> Result<Self, Faults> {
-        Self::new(config, id_secret::for_check(&config.keys), clock, Purpose::Check)
-    }
-
-    /// Returns the settings of shared limits, if there are any.
-    pub(crate) fn shared_settings(&self) -> Option<Arc<Settings>> {
-        self.sharing.as_ref().map(|sharing| sharing.settings())
-    }
-
-    /// Returns the faults of keys with which a server starts nevertheless: entries at fault, and what
-    /// is missing for a key store in a Redis server.
-    pub(crate) fn faults_of_keys(&self) -> Faults {
-        let StoodKeys { refused, unread, redis, .. } = &self.stood_keys;
-        let mut faults = refused.0.clone();
-        if let Some(redis) = redis {
-            let missing = redis.check();
-            // A server that lacks a permission also can't be read.
-            match missing.is_empty() {
-                true => faults.extend(unread.iter().flat_map(|unread| unread.0.clone())),
-                false => faults.extend(missing),
-            }
-        }
-        Faults(faults)
-    }
-
-    /// Returns the number of secrets that the keys have.
-    pub(crate) fn secrets(&self) -> usize {
-        self.keys.len()
-    }
-}
-
-/// Opens the state directory for a start, with what was kept of each key and group. A check only looks
-/// whether it can be read.
-fn opened_state(
-    config: &Config,
-    purpose: Purpose,
-    clock: &Clock,
-) -> Result<Option<(State, HashMap<String, Kept>)>, Fault> {
-    let Some(directory) = &config.state else { return Ok(None) };
-    match purpose {
-        Purpose::Service => State::open(&directory.path, clock.wall()).map(Some),
-        Purpose::Check => State::check(&directory.path).map_or(Ok(None), Err),
-    }
 }
 
 /// Writes an audit line for a budget that has passed a share of its amount. `holder`: the id of the key;

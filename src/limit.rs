@@ -18,6 +18,7 @@ mod cost;
 mod gcra;
 mod holder;
 mod in_flight;
+mod judged;
 mod kept;
 mod key_state;
 mod lease;
@@ -39,12 +40,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use jiff::Timestamp;
 use smallvec::SmallVec;
 
 pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
 pub(crate) use attempt_counts::FailedAttempts;
-pub(crate) use budget::{Budget, BudgetState, Passed};
+pub(crate) use budget::{Budget, BudgetState, Passed, ShownBudget};
 use companions::Companions;
 pub(crate) use concurrency::ConcurrencyPermit;
 pub(crate) use cost::Cost;
@@ -53,6 +53,8 @@ use holder::Charge;
 pub(crate) use holder::{Debit, Holder};
 use in_flight::{InFlight, PublicInFlight};
 pub(crate) use in_flight::{InFlightPermit, PublicInFlightPermit};
+use judged::Judged;
+pub(crate) use judged::Refused;
 pub(crate) use kept::{Changed, Kept, KeptWindow, ToKeep};
 pub(crate) use key_state::KeyState;
 use key_state::Uses;
@@ -102,30 +104,6 @@ pub(crate) enum NotGranted {
     Refused(Refused),
     /// The server that has the limits can't be asked.
     Unavailable,
-}
-
-/// A refusal of a request by a window, or by a budget.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    Window {
-        window: Arc<Window>,
-        wait: Wait,
-    },
-    /// The budget is used up until its next period begins, at `resets_at`, which is `wait` from now.
-    Budget {
-        budget: Arc<Budget>,
-        resets_at: Timestamp,
-        wait: Duration,
-    },
-}
-
-impl Refused {
-    fn wait(&self) -> Wait {
-        match self {
-            Refused::Window { wait, .. } => *wait,
-            Refused::Budget { wait, .. } => Wait::For(*wait),
-        }
-    }
 }
 
 impl Limiter {
@@ -248,8 +226,12 @@ impl Limiter {
         self.states.iter().map(|state| state.value().clone()).collect()
     }
 
-    /// Returns the limit state of the key with this id, if there is one.
+    /// Returns the limit state of the key with this id, if there is one, or if something was kept of it
+    /// over a restart.
     pub(crate) fn known_state(&self, key_id: &str) -> Option<Arc<KeyState>> {
+        if self.restored.contains_key(key_id) {
+            return Some(self.state(key_id));
+        }
         self.states.get(key_id).map(|state| state.value().clone())
     }
 
@@ -303,9 +285,9 @@ impl Limiter {
             judged.judge(&uses.windows, group, cost, now);
         }
         let wall = || self.clock.wall();
-        judged.judge_budgets(&mut of_key, key, cost, wall);
+        judged.judge_budgets(&mut of_key.budgets, key, cost, wall);
         if let Some((group, uses)) = &mut of_group {
-            judged.judge_budgets(uses, group, cost, wall);
+            judged.judge_budgets(&mut uses.budgets, group, cost, wall);
         }
         let Judged { charged, refusal, would_refuse } = judged;
         if let Some(refusal) = refusal {
@@ -402,11 +384,15 @@ impl Limiter {
         }
     }
 
-    /// Returns the state of a holder's budgets, each with the budget.
-    pub(crate) fn budget_states<'h>(&self, holder: &Holder<'h>) -> Vec<(&'h Arc<Budget>, BudgetState)> {
-        let mut uses = holder.state.uses();
-        let state = |budget| Some((budget, uses.budgets.state(budget, self.clock.wall())?));
-        holder.budgets.iter().filter_map(state).collect()
+    /// Returns the budgets of a holder, as they are shown.
+    pub(crate) fn budgets(&self, holder: &Holder<'_>) -> Vec<ShownBudget> {
+        holder.state.uses().budgets.shown(holder.budgets, self.clock.wall())
+    }
+
+    /// Returns the budgets of the key with this id that were used since the start, as they are shown.
+    pub(crate) fn known_budgets(&self, key_id: &str) -> Vec<ShownBudget> {
+        let state = self.known_state(key_id);
+        state.map(|state| state.uses().budgets.known(self.clock.wall())).unwrap_or_default()
     }
 
     /// Returns the state of a holder's windows without charging them.
@@ -423,57 +409,6 @@ impl Limiter {
             }
         }
         LimitStatus::of(&holder.state.uses().windows, holder.windows(), now)
-    }
-}
-
-/// The judgement of a request by all windows of its key and its group.
-#[derive(Default)]
-struct Judged<'w> {
-    /// The windows that grant the request, and their arrival times behind it.
-    charged: SmallVec<[(&'w Arc<Window>, u64); 4]>,
-    /// The refusals with the longest wait: of a window that is enforced, and of one that is not.
-    refusal: Option<Refused>,
-    would_refuse: Option<Refused>,
-}
-
-impl<'w> Judged<'w> {
-    fn judge(&mut self, uses: &window_uses::WindowUses, holder: &Holder<'w>, cost: Cost, now: u64) {
-        for window in holder.windows() {
-            let refused = match window.charge_for(uses.arrival(window, now), now, cost) {
-                Ok(arrival) => {
-                    self.charged.push((window, arrival));
-                    continue;
-                }
-                Err(wait) => Refused::Window { window: window.clone(), wait },
-            };
-            match window.quota().is_enforced {
-                true => longer(&mut self.refusal, refused),
-                false => longer(&mut self.would_refuse, refused),
-            }
-        }
-    }
-
-    fn judge_budgets(
-        &mut self,
-        uses: &mut Uses,
-        holder: &Holder<'_>,
-        cost: Cost,
-        wall: impl Fn() -> Timestamp,
-    ) {
-        for budget in holder.budgets {
-            let now = wall();
-            if let Err(resets_at) = uses.budgets.judge(budget, cost, now) {
-                let wait = Duration::try_from(resets_at.duration_since(now)).unwrap_or_default();
-                longer(&mut self.refusal, Refused::Budget { budget: budget.clone(), resets_at, wait });
-            }
-        }
-    }
-}
-
-/// Keeps the refusal with the longer wait.
-fn longer(first: &mut Option<Refused>, refused: Refused) {
-    if first.as_ref().is_none_or(|other| other.wait() < refused.wait()) {
-        *first = Some(refused);
     }
 }
 

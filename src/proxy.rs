@@ -76,9 +76,7 @@ async fn handle(
     let snapshot = state.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     state.note_client(&client, &parts.headers);
-    if let Some(limit) = peer.over_limit {
-        return Err(Denial::too_many_connections(limit));
-    }
+    peer.refuse_over_limit()?;
 
     let now = clock.wall();
     let context = peer.gateway.context(&snapshot, now);
@@ -87,9 +85,7 @@ async fn handle(
         return Ok(Handled::Preflight(answer));
     }
     if own_key::is_asked(parts, state) {
-        // The future is boxed: few requests are about their own key.
-        let answer = Box::pin(own_key::answer(peer, state, parts, &client, is_plain, context)).await?;
-        return Ok(Handled::Own(answer));
+        return own_key::answer(peer, state, parts, &client, is_plain, context).await;
     }
     let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context).await?;
     let address = client.counted_at;
@@ -117,8 +113,7 @@ async fn handle(
     let taps = hooks.call(target.path());
     ListFilter::prepared(&mut filter, &permit, parts, context)?;
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
-    let (request_id, trace) = (&state.request_id, state.trace);
-    let origin = origin(peer, client, request_id, trace, &snapshot);
+    let origin = origin(peer, client, (&state.request_id, state.trace), &snapshot);
     let revocations = permit.revocations(keys, clock, client.address, &snapshot);
     let forwarded = forward::forward(PermittedRequest {
         permit,
@@ -242,8 +237,7 @@ fn upload(
 fn origin<'a>(
     peer: &'a Peer,
     client: Client,
-    request_id: &'a HeaderValue,
-    trace: Option<TraceContext>,
+    (request_id, trace): (&'a HeaderValue, Option<TraceContext>),
     snapshot: &'a Snapshot,
 ) -> Origin<'a> {
     let secret_headers = &snapshot.secret_headers;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::{AdminBody, data};
 use super::state::Admin;
+use super::status;
 use crate::denial::Denial;
 use crate::key_cache::LiveKey;
 use crate::keys::field::Shown;
@@ -151,12 +152,17 @@ fn limits(gateway: &Gateway, live: &LiveKey) -> Value {
     let windows = own.as_deref().unwrap_or(&snapshot.default_windows);
     let of_key =
         of_windows(&limiter.status(&Holder { state: &state, windows: [windows, &[]], budgets: &[] }));
-    let of_group = key.group().and_then(|name| snapshot.groups.get(name));
-    let of_group = of_group.map(|group| of_windows(&limiter.status(&group.holder()))).into_iter().flatten();
+    let group = key.group().and_then(|name| snapshot.groups.get(name));
+    let of_group = group.map(|group| of_windows(&limiter.status(&group.holder()))).into_iter().flatten();
     let windows: Vec<Value> = of_key.into_iter().chain(of_group).collect();
     let concurrent = key.max_concurrent().or(snapshot.default_max_concurrent);
     let concurrent = concurrent.map(|limit| json!({"limit": limit, "in_flight": state.in_flight()}));
-    json!({"rate_limits": windows, "concurrent": concurrent})
+    // A key that was never used has used nothing of its budgets.
+    let budgets: Vec<_> = key.budgets().iter().map(|quota| limiter.budget(None, quota)).collect();
+    let of_key = limiter.budgets(&Holder { state: &state, windows: [&[], &[]], budgets: &budgets });
+    let of_group = group.map(|group| limiter.budgets(&group.holder())).unwrap_or_default();
+    let budgets: Vec<_> = of_key.into_iter().chain(of_group).map(status::budget).collect();
+    json!({"rate_limits": windows, "concurrent": concurrent, "budgets": budgets})
 }
 
 fn of_windows(status: &LimitStatus) -> Vec<Value> {

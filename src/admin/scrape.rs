@@ -3,9 +3,13 @@
 
 use super::state::Admin;
 use crate::key_cache::Outlook;
-use crate::observe::metrics::{Certificate, EndpointSample, Keys, Scrape, SharedFigures};
+use crate::limit::ShownBudget;
+use crate::observe::metrics::{
+    BudgetSample, Certificate, EndpointSample, Keys, Scrape, SharedFigures, StateFigures,
+};
 use crate::proxy::Gateway;
 use crate::shared::LinkReport;
+use crate::state::Health;
 use crate::upstream::endpoints::Named;
 
 /// Returns the endpoints of all upstreams with their current health. A host name without an address
@@ -67,6 +71,25 @@ pub(super) fn shared(gateway: &Gateway) -> Option<(LinkReport, usize)> {
     Some((sharing.link.report(&gateway.clock), gateway.limiter.leases()))
 }
 
+/// Returns the budgets of all groups, and those of the keys whose ids are labels in metrics.
+fn budgets(gateway: &Gateway) -> Vec<BudgetSample> {
+    let snapshot = gateway.snapshot.load();
+    let mut all = Vec::new();
+    let mut add =
+        |key: &str, group: &str, shown: Vec<ShownBudget>| {
+            all.extend(shown.into_iter().map(|ShownBudget { policy, limit, used, resets_at }| {
+                BudgetSample { key: key.to_owned(), group: group.to_owned(), policy, used, limit, resets_at }
+            }));
+        };
+    for group in snapshot.groups.all() {
+        add("", &group.name, gateway.limiter.budgets(&group.holder()));
+    }
+    for key in gateway.usage.labelled().values() {
+        add(key, "", gateway.limiter.known_budgets(key));
+    }
+    all
+}
+
 /// Returns the metrics in the text format of Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
@@ -92,6 +115,11 @@ pub(super) fn encoded(admin: &Admin) -> String {
             unanswered: report.unanswered,
             away: report.away,
             granted_away: report.granted_away,
+        }),
+        budgets: budgets(gateway),
+        state: gateway.keeping.as_ref().map(|keeping| {
+            let Health { bytes, written_at, failures, .. } = keeping.health();
+            StateFigures { bytes, written_at, failures }
         }),
     }
     .encoded()

@@ -12,7 +12,8 @@ use crate::config::StorePlace;
 use crate::denial::catalogue;
 use crate::key_cache::Outlook;
 use crate::key_store::edit::unwritable_reason;
-use crate::key_store::redis::Health;
+use crate::key_store::redis::Health as StoreHealth;
+use crate::limit::ShownBudget;
 use crate::observe::history::STEP;
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
@@ -22,6 +23,7 @@ use crate::observe::token_minute::MinuteUse;
 use crate::observe::usage::KeyLabel;
 use crate::proxy::Gateway;
 use crate::shared::LinkReport;
+use crate::state::{Health, Keeping};
 
 /// Maximum number of pairs of a key and a model whose tokens the status shows.
 const TOKEN_ROWS: usize = 100;
@@ -111,7 +113,31 @@ pub(super) fn status(admin: &Admin) -> Value {
         "trend": trend(admin),
         "tokens_last_minute": tokens_last_minute(admin),
         "store": store(admin, &gateway.snapshot.load().keys_place),
+        "groups": gateway.snapshot.load().groups.all().map(|group| json!({
+            "name": &*group.name,
+            "requests_in_flight": group.state.in_flight(),
+            "budgets": gateway.limiter.budgets(&group.holder()).into_iter().map(budget).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "state": gateway.keeping.as_ref().map(|keeping| state(keeping)),
         "shared": scrape::shared(gateway).map(|(report, leases)| shared(gateway, &report, leases)),
+    })
+}
+
+/// Returns a budget as JSON.
+pub(super) fn budget(budget: ShownBudget) -> Value {
+    let ShownBudget { policy, limit, used, resets_at } = budget;
+    json!({"policy": policy, "limit": limit, "used": used, "resets_at": resets_at.to_string()})
+}
+
+/// Returns the state directory, and whether it can be written.
+fn state(keeping: &Keeping) -> Value {
+    let Health { bytes, written_at, failures, trouble } = keeping.health();
+    json!({
+        "path": keeping.path.display().to_string(),
+        "bytes": bytes,
+        "written_at": written_at.map(|at| at.to_string()),
+        "write_failures": failures,
+        "trouble": trouble,
     })
 }
 
@@ -209,7 +235,7 @@ fn store(admin: &Admin, place: &StorePlace) -> Value {
     let why = unwritable_reason(place);
     let path = place.path().display().to_string();
     let server = admin.gateway.followed_store.load().as_ref().map(|store| {
-        let Health { is_reachable, generation, replicas } = store.health().clone();
+        let StoreHealth { is_reachable, generation, replicas } = store.health().clone();
         json!({"is_reachable": is_reachable, "generation": generation, "replicas": replicas})
     });
     json!({"path": path, "is_writable": why.is_none(), "why_not": why, "server": server})

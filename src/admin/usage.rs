@@ -25,7 +25,7 @@ const SINCE: Duration = Duration::from_secs(30 * 86_400);
 impl Asked {
     /// # Errors
     ///
-    /// 422 for a parameter that has a wrong value, or is given twice.
+    /// 400 for a parameter that has a wrong value, or is given twice.
     pub(super) fn of(query: Option<&str>) -> Result<Self, Denial> {
         let mut asked = Asked { by: vec![By::Key, By::Model], since: SINCE };
         let mut seen: Vec<&str> = Vec::new();

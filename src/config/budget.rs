@@ -246,84 +246,37 @@ pub(crate) fn parse_budget(text: &str) -> Option<BudgetQuota> {
 mod tests {
     use super::*;
 
-    fn periods(every: Every, zone: &str, at: &str) -> (String, String) {
-        let quota = BudgetQuota { unit: Unit::Tokens, amount: 1, every, zone: Zone::named(zone).unwrap() };
-        let period = quota.period(at.parse().unwrap());
-        (period.start.to_string(), period.end.to_string())
-    }
-
-    fn assert_period(every: Every, zone: &str, at: &str, start: &str, end: &str) {
-        assert_eq!(periods(every, zone, at), (start.to_owned(), end.to_owned()), "{at}");
-    }
-
     #[test]
     fn periods_begin_in_their_zone() {
         let berlin = "Europe/Berlin";
-        assert_period(
-            Every::Month,
-            "UTC",
-            "2026-11-30T23:59:59Z",
-            "2026-11-01T00:00:00Z",
-            "2026-12-01T00:00:00Z",
-        );
-        assert_period(
-            Every::Month,
-            berlin,
-            "2026-11-30T22:59:59Z",
-            "2026-10-31T23:00:00Z",
-            "2026-11-30T23:00:00Z",
-        );
-        assert_period(
-            Every::Month,
-            berlin,
-            "2026-11-30T23:00:00Z",
-            "2026-11-30T23:00:00Z",
-            "2026-12-31T23:00:00Z",
-        );
-        // The clocks go forward and back: days of 23 and of 25 hours.
-        assert_period(
-            Every::Day,
-            berlin,
-            "2026-03-29T12:00:00Z",
-            "2026-03-28T23:00:00Z",
-            "2026-03-29T22:00:00Z",
-        );
-        assert_period(
-            Every::Day,
-            berlin,
-            "2026-10-25T22:59:59Z",
-            "2026-10-24T22:00:00Z",
-            "2026-10-25T23:00:00Z",
-        );
-        // Midnight does not exist here: the day begins at one o'clock.
-        assert_period(
-            Every::Day,
-            "America/Santiago",
-            "2026-09-06T12:00:00Z",
-            "2026-09-06T04:00:00Z",
-            "2026-09-07T03:00:00Z",
-        );
-        assert_period(
-            Every::Week,
-            "UTC",
-            "2026-11-29T23:59:59Z",
-            "2026-11-23T00:00:00Z",
-            "2026-11-30T00:00:00Z",
-        );
-        assert_period(
-            Every::Week,
-            "UTC",
-            "2026-11-30T00:00:00Z",
-            "2026-11-30T00:00:00Z",
-            "2026-12-07T00:00:00Z",
-        );
-        assert_period(
-            Every::Week,
-            berlin,
-            "2026-03-28T12:00:00Z",
-            "2026-03-22T23:00:00Z",
-            "2026-03-29T22:00:00Z",
-        );
+        for (every, zone, at, start, end) in [
+            (Every::Month, "UTC", "2026-11-30T23:59:59Z", "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"),
+            (Every::Month, berlin, "2026-11-30T22:59:59Z", "2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z"),
+            (Every::Month, berlin, "2026-11-30T23:00:00Z", "2026-11-30T23:00:00Z", "2026-12-31T23:00:00Z"),
+            // The clocks go forward and back: days of 23 and of 25 hours.
+            (Every::Day, berlin, "2026-03-29T12:00:00Z", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"),
+            (Every::Day, berlin, "2026-10-25T22:59:59Z", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"),
+            // Midnight does not exist here: the day begins at one o'clock.
+            (
+                Every::Day,
+                "America/Santiago",
+                "2026-09-06T12:00:00Z",
+                "2026-09-06T04:00:00Z",
+                "2026-09-07T03:00:00Z",
+            ),
+            (Every::Week, "UTC", "2026-11-29T23:59:59Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z"),
+            (Every::Week, "UTC", "2026-11-30T00:00:00Z", "2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z"),
+            (Every::Week, berlin, "2026-03-28T12:00:00Z", "2026-03-22T23:00:00Z", "2026-03-29T22:00:00Z"),
+        ] {
+            let quota =
+                BudgetQuota { unit: Unit::Tokens, amount: 1, every, zone: Zone::named(zone).unwrap() };
+            let period = quota.period(at.parse().unwrap());
+            assert_eq!(
+                (period.start.to_string(), period.end.to_string()),
+                (start.to_owned(), end.to_owned()),
+                "{at}"
+            );
+        }
     }
 
     #[test]

@@ -110,6 +110,11 @@ mod tests {
                 "/properties/groups/items/properties/request",
                 but("", "groups: [{name: a, request: {max_output_tokens: 1, unheard_of: 1}}]"),
             ),
+            (
+                "/properties/groups/items/properties/budgets/items",
+                but("", "groups: [{name: a, budgets: [{tokens: 1, every: day, unheard_of: 1}]}]"),
+            ),
+            ("/properties/state", but("", "state: {path: a, unheard_of: 1}")),
             ("/properties/keys/properties/redis", keys_redis("unheard_of: 1")),
             (
                 "/properties/keys/properties/redis/properties/password",

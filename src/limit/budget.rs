@@ -54,7 +54,7 @@ struct BudgetUse {
     told: u8,
 }
 
-/// A budget as it is kept, and as it is shown.
+/// A budget as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BudgetState {
     pub(crate) unit: Unit,
@@ -63,6 +63,17 @@ pub(crate) struct BudgetState {
     /// What requests have used that have ended.
     pub(crate) used: u64,
     pub(crate) told: u8,
+}
+
+/// A budget as it is shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShownBudget {
+    pub(crate) policy: String,
+    pub(crate) limit: u64,
+    /// What requests have used that have ended.
+    pub(crate) used: u64,
+    /// When the next period begins.
+    pub(crate) resets_at: Timestamp,
 }
 
 /// A budget that has passed a share of its amount.
@@ -137,6 +148,15 @@ impl BudgetUse {
     fn state(&self) -> BudgetState {
         let BudgetQuota { unit, every, .. } = self.budget.quota;
         BudgetState { unit, every, period: self.period, used: self.used, told: self.told }
+    }
+
+    fn shown(&self) -> ShownBudget {
+        ShownBudget {
+            policy: self.budget.policy.clone(),
+            limit: self.budget.quota.amount,
+            used: self.used,
+            resets_at: self.period.end,
+        }
     }
 
     fn left(&self) -> u64 {
@@ -222,9 +242,15 @@ impl BudgetUses {
         self.uses.iter().map(BudgetUse::state).chain(self.restored.iter().cloned())
     }
 
-    /// Returns the state of a budget.
-    pub(super) fn state(&mut self, budget: &Arc<Budget>, now: Timestamp) -> Option<BudgetState> {
-        self.current(budget, now).map(|one| one.state())
+    /// Returns budgets as they are shown.
+    pub(super) fn shown(&mut self, budgets: &[Arc<Budget>], now: Timestamp) -> Vec<ShownBudget> {
+        budgets.iter().filter_map(|budget| self.current(budget, now).map(|one| one.shown())).collect()
+    }
+
+    /// Returns the budgets that were used since the start, as they are shown.
+    pub(super) fn known(&mut self, now: Timestamp) -> Vec<ShownBudget> {
+        self.uses.iter_mut().for_each(|one| one.roll(now));
+        self.uses.iter().map(BudgetUse::shown).collect()
     }
 
     /// Returns the budgets that have passed 80 or 100 per cent since the last call.
@@ -283,7 +309,11 @@ mod tests {
         assert_eq!(uses.judge(&budget, cost(100), after), Ok(()), "the month has begun in Berlin");
         let second = uses.charge(&budget, cost(70), after).unwrap();
         uses.settle(&open, cost(60), after);
-        assert_eq!(uses.state(&budget, after).unwrap().used, 0, "the request belongs to the month before");
+        assert_eq!(
+            uses.shown(std::slice::from_ref(&budget), after)[0].used,
+            0,
+            "the request belongs to the month before"
+        );
         uses.settle(&second, cost(50), after);
         // The clock goes back for a moment.
         assert_eq!(uses.judge(&budget, cost(51), before), Err(at("2026-12-31T23:00:00Z")));

@@ -1,5 +1,5 @@
 //! The ledger: what each key has used, by day, group and model, and when it was last used. It is kept
-//! over a restart if the configuration has `state` (`crate::state`).
+//! over a restart if the configuration has `state`.
 //!
 //! Only rows of days that are not written yet are in memory, at most [`MOST_MODELS`] models of a key
 //! for each day.

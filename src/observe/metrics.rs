@@ -52,6 +52,33 @@ pub(crate) struct Scrape {
     pub(crate) lost_spans: Option<u64>,
     /// Figures of the limits of all replicas; `None` if they are not shared.
     pub(crate) shared: Option<SharedFigures>,
+    /// Budgets of groups, and of keys whose ids are labels.
+    pub(crate) budgets: Vec<BudgetSample>,
+    /// Figures of the state directory; `None` if there is none.
+    pub(crate) state: Option<StateFigures>,
+}
+
+/// A budget of a key or of a group.
+#[derive(Clone, Debug)]
+pub(crate) struct BudgetSample {
+    /// The id of the key; empty for a budget of a group.
+    pub(crate) key: String,
+    /// The name of the group; empty for a budget of a key.
+    pub(crate) group: String,
+    pub(crate) policy: String,
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
+    pub(crate) resets_at: Timestamp,
+}
+
+/// Figures of the state directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StateFigures {
+    /// The length of the journals that are written now, in bytes.
+    pub(crate) bytes: u64,
+    /// When all that had changed was last written.
+    pub(crate) written_at: Option<Timestamp>,
+    pub(crate) failures: u64,
 }
 
 /// Figures of the limits of all replicas, and of the server that has them.
@@ -138,6 +165,7 @@ impl Collector for Scrape {
         self.levels(&mut sheet)?;
         self.keys(&mut sheet)?;
         self.shared(&mut sheet)?;
+        self.kept(&mut sheet)?;
         self.files(&mut sheet)
     }
 }
@@ -303,6 +331,39 @@ impl Scrape {
         counted(&mut family, &[], shared.granted_away)
     }
 
+    fn kept(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
+        if !self.budgets.is_empty() {
+            let help = "What was used of a budget in its period";
+            self.of_budgets(sheet, "budget_used", help, |budget| budget.used as f64)?;
+            let help = "What may be used of a budget in a period";
+            self.of_budgets(sheet, "budget_limit", help, |budget| budget.limit as f64)?;
+            let help = "When the next period of a budget begins, in seconds since 1970";
+            self.of_budgets(sheet, "budget_resets_at_seconds", help, |budget| seconds(budget.resets_at))?;
+        }
+        let Some(state) = &self.state else { return Ok(()) };
+        sheet.level("state_bytes", "Length of the journals of the state directory", state.bytes as f64)?;
+        if let Some(written_at) = state.written_at {
+            let help = "When all that had changed was last written, in seconds since 1970";
+            sheet.level("state_written_at_seconds", help, seconds(written_at))?;
+        }
+        let mut family = sheet.counter("state_write_failures", "Writes of the state that failed")?;
+        counted(&mut family, &[], state.failures)
+    }
+
+    fn of_budgets(
+        &self,
+        sheet: &mut Sheet<'_>,
+        name: &str,
+        help: &str,
+        value: impl Fn(&BudgetSample) -> f64,
+    ) -> Result<(), Error> {
+        let mut family = sheet.gauge(name, help)?;
+        self.budgets.iter().try_for_each(|budget| {
+            let BudgetSample { key, group, policy, .. } = budget;
+            valued(&mut family, &[("key", key), ("group", group), ("policy", policy)], value(budget))
+        })
+    }
+
     fn files(&self, sheet: &mut Sheet<'_>) -> Result<(), Error> {
         let State { generation, parts, .. } = &self.reloads;
         let mut family = sheet.counter("reloads", "Reloads by part and outcome")?;
@@ -378,6 +439,15 @@ mod tests {
                 away: Duration::from_millis(1500),
                 granted_away: 9,
             }),
+            budgets: vec![BudgetSample {
+                key: String::new(),
+                group: "team".to_owned(),
+                policy: "group-team-tokens-month".to_owned(),
+                used: 7,
+                limit: 10,
+                resets_at: Timestamp::UNIX_EPOCH,
+            }],
+            state: Some(StateFigures { bytes: 100, written_at: None, failures: 2 }),
         };
         let text = scrape.encoded();
         for line in [
@@ -387,6 +457,8 @@ mod tests {
             "bearward_shared_asks_unanswered_total 5",
             "bearward_shared_unavailable_seconds_total 1.5",
             "bearward_shared_granted_unavailable_total 9",
+            "bearward_budget_used{key=\"\",group=\"team\",policy=\"group-team-tokens-month\"} 7.0",
+            "bearward_state_write_failures_total 2",
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_reload_stale_seconds{part=\"keys\"} 0.0",

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::activity::ConnectionActivity;
 use crate::activity::unauthenticated::UnauthenticatedConnections;
 use crate::clock::Clock;
+use crate::denial::Denial;
 use crate::forward::tunnel::OpenTunnel;
 use crate::gate::Context;
 use crate::hooks::Hooks;
@@ -92,4 +93,14 @@ pub(crate) struct Peer {
     /// Whether the peer is a trusted proxy. Misbehaviour of one client of the proxy then has no
     /// consequence for the connection, because other clients share the connection.
     pub(crate) is_trusted: bool,
+}
+
+impl Peer {
+    /// Refuses the request if its client has too many connections.
+    pub(super) fn refuse_over_limit(&self) -> Result<(), Denial> {
+        match self.over_limit {
+            Some(limit) => Err(Denial::too_many_connections(limit)),
+            None => Ok(()),
+        }
+    }
 }

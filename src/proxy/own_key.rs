@@ -4,16 +4,18 @@
 //! and each of them may see.
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use serde_json::{Value, json};
 
-use super::state::RequestState;
+use super::gateway::Peer;
+use super::state::{Handled, RequestState};
 use crate::denial::Denial;
 use crate::gate::{self, Context, Head, Identity, Principal};
 use crate::guard::client::Client;
-use crate::proxy::Peer;
+use crate::limit::ShownBudget;
 
 /// The path, in the only spelling that is answered.
 const PATH: &str = "/.bearward/me";
@@ -30,7 +32,19 @@ pub(super) fn is_asked(parts: &Parts, state: &RequestState) -> bool {
 /// # Errors
 ///
 /// As for any other request without a valid key.
-pub(super) async fn answer(
+pub(super) fn answer<'a>(
+    peer: &'a Peer,
+    state: &'a mut RequestState,
+    parts: &'a Parts,
+    client: &'a Client,
+    is_plain: bool,
+    context: Context<'a>,
+) -> BoxFuture<'a, Result<Handled, Denial>> {
+    // The future is boxed, because few requests are about their own key.
+    Box::pin(async move { make(peer, state, parts, client, is_plain, context).await.map(Handled::Own) })
+}
+
+async fn make(
     peer: &Peer,
     state: &mut RequestState,
     parts: &Parts,
@@ -72,13 +86,9 @@ fn shown(principal: &Principal, context: Context<'_>) -> Value {
                 "resets_in_seconds": resets.as_secs() + u64::from(resets.subsec_nanos() > 0),
             })
         }));
-        budgets.extend(context.limiter.budget_states(&holder).into_iter().map(|(budget, state)| {
-            json!({
-                "policy": budget.policy(),
-                "limit": budget.amount(),
-                "used": state.used,
-                "resets_at": state.period.end.to_string(),
-            })
+        budgets.extend(context.limiter.budgets(&holder).into_iter().map(|budget| {
+            let ShownBudget { policy, limit, used, resets_at } = budget;
+            json!({"policy": policy, "limit": limit, "used": used, "resets_at": resets_at.to_string()})
         }));
     }
     let models: Vec<&String> = principal.models().flat_map(|patterns| patterns.written()).collect();

@@ -232,15 +232,10 @@ impl RequestState {
                     answer.concluding(self.record, in_service, body, protocol, UnreadBody::Leave)
                 })
             }
-            Ok(Handled::Own(mut response)) => {
+            Ok(Handled::Own(response)) => {
                 record.status(response.status());
-                let unread = caller.unread_body(&peer.activity);
-                close_where_left(&mut response, unread, &peer.activity);
-                if caller.is_head {
-                    without_body(&mut response);
-                }
-                let answer = response.map(ResponseBody::own);
-                answer.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
+                let (response, unread) = own_answer(response, true, caller, &peer.activity);
+                response.map(|answer| answer.concluding(self.record, in_service, body, protocol, unread))
             }
             Ok(Handled::Forwarded(Forwarded::Answer(mut response))) => {
                 record.status(response.status());
@@ -283,9 +278,19 @@ fn refusal(
 ) -> (Response<ResponseBody>, UnreadBody) {
     // A body that has stalled is not drained, because no more of it is likely to arrive.
     let is_stalled = denial.code() == Code::RequestTimeout;
-    let mut response = denial.into_response(caller.form);
+    own_answer(denial.into_response(caller.form), !is_stalled, caller, activity)
+}
+
+/// Makes an answer of bearward's own, and decides what happens to the unread rest of the request's body.
+/// `may_drain`: whether more of the body is likely to arrive.
+fn own_answer(
+    mut response: Response<Bytes>,
+    may_drain: bool,
+    caller: &Caller,
+    activity: &ConnectionActivity,
+) -> (Response<ResponseBody>, UnreadBody) {
     let is_kept =
-        !is_stalled && (caller.protocol.has_streams() || !response.headers().contains_key(CONNECTION));
+        may_drain && (caller.protocol.has_streams() || !response.headers().contains_key(CONNECTION));
     let unread = if is_kept { caller.unread_body(activity) } else { UnreadBody::Leave };
     close_where_left(&mut response, unread, activity);
     if caller.is_head {

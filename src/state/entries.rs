@@ -1,5 +1,7 @@
 //! The entries of the journals, as text: keys and values are JSON, so that people can read them.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
@@ -7,6 +9,9 @@ use serde_json::{Value, json};
 use crate::config::{Every, Period, Unit};
 use crate::limit::{BudgetState, KeptWindow};
 use crate::observe::ledger::{Counts, RowKey};
+
+/// Number of days for which usage, and when a key was last used, is kept.
+pub(super) const KEPT_DAYS: i64 = 400;
 
 /// An entry of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +99,14 @@ impl Entry {
             Entry::LastUse { at, .. } => *at < oldest_use,
             Entry::Usage { .. } => false,
         }
+    }
+}
+
+/// Takes a record: the newest value of a key counts, and an empty one removes it.
+pub(super) fn take(entries: &mut HashMap<Vec<u8>, Vec<u8>>, key: &[u8], value: &[u8]) {
+    match value.is_empty() {
+        true => drop(entries.remove(key)),
+        false => drop(entries.insert(key.to_vec(), value.to_vec())),
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::entries::Entry;
+use super::directory::State;
+use super::entries::{Entry, KEPT_DAYS};
 use super::usage::{DayJournal, remove_old};
-use super::{KEPT_DAYS, State};
 use crate::clock::Clock;
 use crate::journal::{Journal, record_bytes};
 use crate::limit::{Changed, Passed, ToKeep};

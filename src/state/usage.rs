@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 
-use super::entries::Entry;
-use super::{KEPT_DAYS, take};
+use super::entries::{Entry, KEPT_DAYS, take};
 use crate::journal::{self, Journal, OpenError, record_bytes};
 use crate::observe::ledger::{Counts, RowKey};
 

@@ -14,12 +14,15 @@ use super::values::permission;
 use crate::ago::{ahead_or_ago, span};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::print;
+use crate::cli::usage::state_directory;
+use crate::config::decode::parse_duration;
 use crate::key_store::Store;
 use crate::key_store::edit::find;
 use crate::keys::field::Shown;
 use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::keys::{KeyRecord, Permission, State};
+use crate::state::last_uses;
 
 #[derive(Debug, Args)]
 pub(super) struct List {
@@ -40,6 +43,13 @@ pub(super) struct List {
     /// Only keys with this environment
     #[arg(long)]
     environment: Option<String>,
+    /// Only keys that were not used for so long, as in 90d, by the state directory; a key that was made
+    /// later is left out
+    #[arg(long, value_name = "TIME")]
+    unused: Option<String>,
+    /// The state directory, for --unused [default: the configuration's state.path]
+    #[arg(long, value_name = "DIRECTORY", requires = "unused")]
+    state_dir: Option<PathBuf>,
     /// Only keys of this group
     #[arg(long)]
     group: Option<String>,
@@ -51,7 +61,7 @@ pub(super) struct List {
     holds: Option<String>,
     /// Ask the admin listener of a running bearward for the keys and their use: HOST:PORT or
     /// unix:/PATH
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "group", "permission"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["keys", "config", "sort", "due", "environment", "group", "permission", "unused"])]
     admin: Option<String>,
     /// The file with the admin token, or with a key that has the permission `admin`, for an admin
     /// listener that is not on loopback
@@ -153,6 +163,17 @@ impl List {
         let records = Store::at(&self.store.place()?)?.records(&*self.store.ids_of_store()?)?;
         let mut rows: Vec<Row> = records.into_iter().map(|record| Row::of(record, now, max_age)).collect();
         rows.retain(|row| self.wants(row));
+        if let Some(unused) = &self.unused {
+            let span = parse_duration(unused)
+                .ok_or_else(|| Failure::Usage("--unused takes a time, as in 90d".to_owned()))?;
+            let since = now.checked_sub(span).unwrap_or(Timestamp::MIN);
+            let directory = state_directory(self.state_dir.as_ref(), self.store.configuration_path())?;
+            let last_uses = last_uses(&directory).map_err(|error| Failure::Failed(error.to_string()))?;
+            rows.retain(|row| {
+                let last = last_uses.get(&row.record.id).copied().or(row.record.created_at);
+                last.is_none_or(|last| last < since)
+            });
+        }
         match self.sort {
             Sort::Store => {}
             Sort::Name => rows.sort_by(|a, b| a.record.name.cmp(&b.record.name)),

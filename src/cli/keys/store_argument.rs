@@ -77,6 +77,11 @@ impl ServerAccess {
 }
 
 impl StoreArgument {
+    /// Returns the path that `--config` gives.
+    pub(super) fn configuration_path(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Returns the place of the store, with the access to its server.
     pub(super) fn place(&self) -> Result<StorePlace, Failure> {
         let config = self.configuration()?;

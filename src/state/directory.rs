@@ -1,0 +1,77 @@
+//! The state directory: what it had when it was opened.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::entries::{Entry, take};
+use super::usage::DayJournal;
+use crate::config::fault::Fault;
+use crate::journal::{self, Journal, OpenError, Recovered};
+use crate::limit::Kept;
+use crate::observe::ledger::{Ledger, day_of};
+
+/// The directory, opened.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(super) path: PathBuf,
+    pub(super) journal: Journal,
+    /// All entries of the journal, as they are written.
+    pub(super) entries: HashMap<Vec<u8>, Vec<u8>>,
+    /// Usage of keys, which requests add to.
+    pub(crate) ledger: Arc<Ledger>,
+    pub(super) today: DayJournal,
+}
+
+impl State {
+    /// Opens the directory, and returns what was kept of each key and group, by its id.
+    ///
+    /// # Errors
+    ///
+    /// The directory can't be used, or nothing can be read of what was in it.
+    pub(crate) fn open(path: &Path, now: Timestamp) -> Result<(State, HashMap<String, Kept>), Fault> {
+        let fault = |error: OpenError| Fault::of_file(Path::new("state.path"), error.to_string());
+        let mut entries = HashMap::new();
+        let (journal, recovered) =
+            Journal::open(path, |key, value| take(&mut entries, key, value)).map_err(fault)?;
+        report(path, &recovered);
+        let (ledger, mut kept) = (Arc::<Ledger>::default(), HashMap::<String, Kept>::new());
+        for (key, value) in &entries {
+            match Entry::decode(key, value) {
+                Some(Entry::Budget { holder, state }) => kept.entry(holder).or_default().budgets.push(state),
+                Some(Entry::Window { holder, window }) => {
+                    kept.entry(holder).or_default().windows.push(window)
+                }
+                Some(Entry::LastUse { key, at }) => ledger.restore_last_use(&key, at),
+                Some(Entry::Usage { .. }) | None => {}
+            }
+        }
+        let today = DayJournal::open(path, day_of(now), |key, counts| ledger.restore(key, counts));
+        let today = today.map_err(fault)?;
+        Ok((State { path: path.to_owned(), journal, entries, ledger, today }, kept))
+    }
+
+    /// Looks whether the directory can be read, without a change. A directory that does not exist yet is
+    /// no fault.
+    pub(crate) fn check(path: &Path) -> Option<Fault> {
+        match journal::read(path, |_, _| {}) {
+            Ok(_) | Err(OpenError::Absent(_)) => None,
+            Err(error) => Some(Fault::of_file(Path::new("state.path"), error.to_string())),
+        }
+    }
+}
+
+fn report(path: &Path, recovered: &Recovered) {
+    let Recovered { records, damaged, cut, is_new, .. } = recovered;
+    let path = path.display();
+    if *is_new {
+        tracing::warn!(%path, "the state directory is new: nothing of any budget is used yet");
+    }
+    if damaged.parts > 0 {
+        let (parts, bytes, first) = (damaged.parts, damaged.bytes, damaged.first);
+        tracing::error!(%path, parts, bytes, first, "parts of the state were damaged; the keys that they hit have an earlier value");
+    }
+    tracing::info!(%path, records, cut, "the state was read");
+}
