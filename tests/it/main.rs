@@ -14,6 +14,7 @@
 mod admin;
 mod answers;
 mod bodies;
+mod budgets;
 mod broken_upstreams;
 mod commands;
 mod configurations;
