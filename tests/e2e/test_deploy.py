@@ -182,6 +182,12 @@ def test_the_configuration_of_a_fleet_differs_only_in_shared(alone, fleet):
     assert fleet.pop("shared") and fleet == alone
 
 
+def test_the_chart_has_copies_of_valkeys_files():
+    # Copies, because Helm reads only files below the chart, and not every archive keeps symbolic links.
+    copies = {path.name: path.read_bytes() for path in (CHART / "valkey").iterdir()}
+    assert copies == {path.name: path.read_bytes() for path in VALKEY.iterdir()}
+
+
 def test_with_a_server_of_ones_own_the_chart_brings_none():
     for name in ("own server", "own cluster"):
         assert objects((charted, name), "StatefulSet") == [] and len(objects((charted, name), "Service")) == 1
