@@ -5,6 +5,7 @@ import copy
 import functools
 import http.client
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -35,6 +36,8 @@ SIDECAR = {
     "sidecar": {"containers": [MODEL]},
     "config": {"upstreams": [{"name": "model", "endpoints": ["http://127.0.0.1:8000"]}]},
 }
+# Values with which one replica has the state.
+ALONE = {"autoscaling": {"enabled": False}, "replicas": 1, "state": {"enabled": True}}
 VALUES = {
     "gateway": {},
     "fixed": {"autoscaling": {"enabled": False}, "image": {"digest": "sha256:" + "0" * 64}},
@@ -61,6 +64,10 @@ VALUES = {
         "shared": {"enabled": True, "redis": ["redis://a:6379", "redis://b:6379"]},
         "secrets": {"redis": ""},
     },
+    "state": ALONE,
+    "claimed state": ALONE | {"state": {"enabled": True, "existingClaim": "budgets"}},
+    "sidecar state": SIDECAR | {"replicas": 1, "state": {"enabled": True, "storageClass": "fast", "size": "500Mi"}},
+    "fleet state": {"shared": {"enabled": True}, "valkey": {"enabled": True}, "state": {"enabled": True}},
 }
 # A model server with its own lifecycle and security context, and a configuration with more files.
 OWN_SETTINGS = SIDECAR | {
@@ -103,6 +110,13 @@ def objects(manifest, kind=None):
     return [one for one in found if kind in (None, one["kind"])]
 
 
+def workload(manifest):
+    """The Deployment or StatefulSet of bearward."""
+    found = [*objects(manifest, "Deployment"), *objects(manifest, "StatefulSet")]
+    [one] = [one for one in found if not one["metadata"]["name"].endswith("-valkey")]
+    return one
+
+
 def configuration(manifest):
     """bearward's configuration in a manifest, as text."""
     [config] = [one for one in objects(manifest, "ConfigMap") if "config.yaml" in one["data"]]
@@ -126,10 +140,11 @@ class Files:
 
     TOKEN = "4f1c0d9a7be2635814c9f0e2d7a6b35c"
 
-    def __init__(self, root):
+    def __init__(self, root, *args):
+        """`args`: more arguments of `bearward keys create`."""
         self.root = root
         (root / "keys").mkdir(parents=True)
-        self.key = Gateway.create(root / "keys", "reader", "--permissions", "read")
+        self.key = Gateway.create(root / "keys", "reader", "--permissions", "read", *args)
         (root / "keys.yaml").write_text("keys:\n- " + next((root / "keys").iterdir()).read_text().replace("\n", "\n  "))
         self.authority = trustme.CA()
         issue(self.authority, root, "localhost", "127.0.0.1", "api.example.com")
@@ -145,6 +160,7 @@ class Files:
         "/run/secrets/bearward/admin/token": "token",
         "/run/secrets/bearward/redis/": "",
         "/etc/bearward/": "",
+        "/var/lib/bearward/": "lib/",
     }
 
     def mapped(self, text):
@@ -181,6 +197,51 @@ class Running(Gateway):
         self.listener, self.fds, self.environment, self.before_start = "127.0.0.1:0", (), {}, None
         self.scheme, self.ca = "https" if ca else "http", ca
         self.start()
+
+
+class Confined(Running):
+    """bearward as in a container or a hardened unit: as the image's user, without capabilities, and with no
+    writable file system except the volume of the state.
+
+    `files`: made readable for the image's user, as the kubelet does by `fsGroup`. Needs root.
+    """
+
+    USER = 65532
+    # Arguments: the volume, the binary, its path for this user, and the command.
+    ALONE = """
+        set -e
+        mount --bind "$1" "$1"
+        findmnt -rno TARGET | while read -r mount; do mount -o remount,bind,ro "$mount" 2>/dev/null || :; done
+        mount -o remount,bind,rw "$1"
+        mount --bind -o ro "$2" "$3"
+        shift 3
+        exec setpriv --reuid USER --regid USER --clear-groups --no-new-privs --bounding-set=-all -- "$@"
+    """
+
+    def __init__(self, config, files, ca=None):
+        self.volume, self.program = files.root / "lib", files.root / "bearward"
+        self.program.touch()
+        files.root.chmod(0o755)
+        for path in files.root.rglob("*"):
+            os.chown(path, 0, self.USER)
+            path.chmod(0o750 if path.is_dir() else 0o440)
+        self.volume.mkdir()
+        os.chown(self.volume, 0, self.USER)
+        self.volume.chmod(0o2770)
+        super().__init__(config, ca)
+
+    def command(self, *args):
+        return self.confining(self.program, *args)
+
+    def confining(self, *command):
+        """Command that runs another one as bearward runs."""
+        script = self.ALONE.replace("USER", str(self.USER))
+        paths = [str(path) for path in (self.volume, binary(), self.program, *command)]
+        return ["unshare", "--mount", "sh", "-c", script, "sh", *paths]
+
+    def start(self):
+        self.path.chmod(0o755)
+        super().start()
 
 
 class DeployedValkey:
@@ -229,13 +290,24 @@ class DeployedValkey:
         self.stop()
 
 
+class Override(list):
+    """List that replaces the list of an earlier Compose file."""
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """Loader that knows Compose's tag `!override`."""
+
+
+ComposeLoader.add_constructor("!override", lambda loader, node: Override(loader.construct_sequence(node)))
+
+
 def composed(*paths):
     """Compose files, merged as Compose does with the fields in `deploy/`: lists are appended, but a volume
     replaces another with the same target.
     """
     merged = {}
     for path in paths:
-        merged = joined(merged, yaml.safe_load(path.read_text()))
+        merged = joined(merged, yaml.load(path.read_text(), ComposeLoader))
     for service in merged["services"].values():
         service["volumes"] = [*{volume.split(":")[1]: volume for volume in service.get("volumes", [])}.values()]
     return merged
@@ -245,7 +317,8 @@ def joined(first, second):
     if isinstance(first, dict) and isinstance(second, dict):
         both = {name: joined(first[name], second[name]) for name in first.keys() & second.keys()}
         return first | second | both
-    return [*first, *second] if isinstance(first, list) else copy.deepcopy(second)
+    is_appended = isinstance(first, list) and not isinstance(second, Override)
+    return [*first, *second] if is_appended else copy.deepcopy(second)
 
 
 class Answering(socketserver.StreamRequestHandler):
@@ -276,6 +349,7 @@ class Busy:
         "reader": ["--permissions", "read"],
         "limited": ["--permissions", "read", "--rate", "1/1h/1"],
         "ending": ["--permissions", "read", "--expires-in", "3d"],
+        "budgeted": ["--permissions", "read", "--group", "team", "--budget", "requests=1G/month"],
     }
 
     def __init__(self, directory, model):
@@ -286,6 +360,8 @@ class Busy:
             "traces: {endpoint: 'http://127.0.0.1:1', sample: 1.0}\n"
             "routes: [{name: gone, paths: [/gone], permission: read, upstream: gone}, {name: all, paths: [/**], permission: read}]\n"
             "keys: {path: KEYS, max_age: 1ms}\n"
+            "groups: [{name: team, budgets: [{requests: 1G, every: day}]}]\n"
+            f"state: {{path: {directory}/state}}\n"
         )
         gone = "}, {name: gone, endpoints: [http://127.0.0.1:1]"
         self.gateway = Gateway(model, self.KEYS, tls=True, plain_too=True, admin=True, config=config, fields=gone)

@@ -100,7 +100,7 @@ class Gateway:
     def start(self):
         """Starts the process, for the first time or again."""
         self.lines, self.port, self.admin_port = [], None, None
-        command = [binary(), "run", "--config", str(self.path / "bearward.yaml")]
+        command = self.command("run", "--config", str(self.path / "bearward.yaml"))
         environment = {**os.environ, **self.environment}
         prepare = self.before_start
         if self.fds:
@@ -122,6 +122,10 @@ class Gateway:
         wait_for("the gateway listens", lambda: self.is_ready or self.process.poll() is not None)
         assert self.port or "unix:" in self.listener, self.lines
         self.url = f"{self.scheme}://localhost:{self.port}"
+
+    def command(self, *args):
+        """Command that runs bearward with these arguments."""
+        return [binary(), *args]
 
     @property
     def is_ready(self):

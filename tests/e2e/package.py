@@ -157,6 +157,10 @@ def allowed_calls(unit):
 def served(root, unit):
     """Runs the unit's ExecStart as its user; returns the system calls that the unit denies."""
     user, command = of_unit(unit, "User"), shlex.split(of_unit(unit, "ExecStart"))
+    # systemd makes this directory at each start.
+    directory = root / "var/lib" / of_unit(unit, "StateDirectory")
+    directory.mkdir(mode=int(of_unit(unit, "StateDirectoryMode"), 8))
+    shutil.chown(directory, *(int(inside(root, "id", option, user).stdout) for option in ("-u", "-g")))
     keys = of_unit(unit, "ConditionFileNotEmpty")
     assert (root / keys.lstrip("/")).stat().st_size == 0, "with an empty key file, the unit's condition prevents the start"
     refused = inside(root, *command, user=user)
@@ -194,6 +198,7 @@ def served(root, unit):
                 time.sleep(0.05)
             os.kill(child, 15)
             assert process.wait(30) == 0
+            assert (directory / "state/journal").exists()
         finally:
             process.kill()
             process.wait()

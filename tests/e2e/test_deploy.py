@@ -7,19 +7,24 @@ import collections
 import contextlib
 import http.client
 import json
+import os
+import pathlib
 import re
 import shutil
 import ssl
+import stat
 import subprocess
+import tempfile
 import time
+import urllib.request
 
 import helm_python
 import pytest
 import yaml
 
 from deployed import (
-    CHART, DEPLOY, FLEETS, MANIFESTS, SIDECAR, TOOLS, VALKEY, VALUES, Busy, DeployedValkey, Files, Running, answering,
-    charted, checked, composed, configuration, configurations, kustomized, objects,
+    ALONE, CHART, DEPLOY, FLEETS, MANIFESTS, SIDECAR, TOOLS, VALKEY, VALUES, Busy, Confined, DeployedValkey, Files, Running,
+    answering, charted, checked, composed, configuration, configurations, kustomized, objects, workload,
 )  # fmt: skip
 from gateway import ROOT, binary, wait_for
 
@@ -56,8 +61,8 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
     assert done.stdout.count("passed for resource") + done.stderr.count("passed for resource") == len(objects(manifest))
     assert "subPath" not in "".join(line for line in render(name).splitlines() if not line.strip().startswith("#"))
     is_sidecar = name.startswith("sidecar")
-    [deployment] = objects(manifest, "Deployment")
-    for one in [deployment, *objects(manifest, "StatefulSet")]:
+    deployment = workload(manifest)
+    for one in [*objects(manifest, "Deployment"), *objects(manifest, "StatefulSet")]:
         assert_is_confined(one["spec"]["template"]["spec"])
     pod = deployment["spec"]["template"]["spec"]
     containers = pod["containers"] + pod.get("initContainers", [])
@@ -67,10 +72,13 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         assert bearward[probe]["httpGet"] == {"path": path, "port": "admin"}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     for mount in bearward["volumeMounts"]:
+        if mount["name"] == "state":
+            continue
         assert mount["readOnly"] and volumes[mount["name"]].keys() & {"configMap", "secret"}
         assert volumes[mount["name"]].get("secret", {"defaultMode": 0o440})["defaultMode"] == 0o440
 
     config = yaml.safe_load(configuration(manifest))
+    assert_state_is_durable(deployment, config)
     # The kubelet must reach the admin listener: it listens on all addresses and requires a token.
     assert config["admin"]["address"].startswith("0.0.0.0:") and config["admin"]["token_file"]
     assert all(listener["tls"] for listener in config["listeners"])
@@ -79,11 +87,17 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         str(ports["admin"]), str(ports["https"])
     }  # fmt: skip
     drain = int(config["limits"]["drain_timeout"].removesuffix("s"))
-    pauses = [one["lifecycle"]["preStop"]["sleep"]["seconds"] for one in pod["containers"]]
-    assert pod["terminationGracePeriodSeconds"] > drain + max(pauses)
+    # A gateway that is alone has no preStop, because no other pod takes over.
+    is_alone = deployment["kind"] == "StatefulSet" and deployment["spec"].get("replicas") == 1
+    paused = [one for one in pod["containers"] if "lifecycle" in one]
+    assert bool(paused) == (is_sidecar or not is_alone)
+    pauses = [one["lifecycle"]["preStop"]["sleep"]["seconds"] for one in paused]
+    assert pod["terminationGracePeriodSeconds"] > drain + max(pauses, default=0)
 
-    assert ("replicas" in deployment["spec"]) == (not objects(manifest, "HorizontalPodAutoscaler"))
-    assert bool(objects(manifest, "PodDisruptionBudget")) == (not is_sidecar)
+    scaled = [one["spec"]["scaleTargetRef"] for one in objects(manifest, "HorizontalPodAutoscaler")]
+    assert ("replicas" in deployment["spec"]) == (not scaled)
+    assert all((one["kind"], one["name"]) == (deployment["kind"], deployment["metadata"]["name"]) for one in scaled)
+    assert bool(objects(manifest, "PodDisruptionBudget")) == (not is_sidecar and not is_alone)
     selector = deployment["spec"]["selector"]["matchLabels"]
     assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     services = [one for one in objects(manifest, "Service") if not one["metadata"]["name"].endswith("-valkey")]
@@ -104,7 +118,8 @@ def test_manifests_are_valid_and_confined(manifest, tmp_path):
         endpoints = [url for upstream in config["upstreams"] for url in upstream["endpoints"]]
         assert endpoints == ["http://127.0.0.1:" + model["args"][model["args"].index("--port") + 1]]
     else:
-        assert pod["containers"] == [bearward] and len(pod["topologySpreadConstraints"]) == 2
+        assert pod["containers"] == [bearward]
+        assert len(pod.get("topologySpreadConstraints", [])) == (0 if is_alone else 2)
 
 
 def assert_is_confined(pod):
@@ -118,6 +133,82 @@ def assert_is_confined(pod):
         assert re.search(r":[\w.-]*\d[\w.-]*$", container["image"]), "a version is pinned"
 
 
+def assert_state_is_durable(workload, config):
+    """With `state`, one directory is writable, it is the parent of `state.path`, and no two pods share it."""
+    spec, pod = workload["spec"], workload["spec"]["template"]["spec"]
+    [bearward] = [one for one in pod["containers"] + pod.get("initContainers", []) if one["name"] == "bearward"]
+    written = [mount for mount in bearward["volumeMounts"] if not mount.get("readOnly")]
+    claims = {claim["metadata"]["name"]: claim["spec"] for claim in spec.get("volumeClaimTemplates", [])}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    if "state" not in config:
+        assert written == [] and claims == {} and "state" not in volumes and workload["kind"] == "Deployment"
+        return
+    assert config["state"] == {"path": "/var/lib/bearward/state"}
+    assert written == [{"name": "state", "mountPath": "/var/lib/bearward"}]
+    context = pod["securityContext"]
+    assert context["fsGroup"] == context["runAsGroup"] == 65532
+    others = [one for one in pod["containers"] + pod.get("initContainers", []) if one != bearward]
+    assert all(mount["name"] != "state" for one in others for mount in one.get("volumeMounts", []))
+    if workload["kind"] == "Deployment":
+        # Each pod has its own.
+        assert "emptyDir" in volumes["state"] and claims == {}
+        return
+    assert spec["serviceName"] and context["fsGroupChangePolicy"] == "OnRootMismatch"
+    if claims:
+        # A claim for each pod.
+        assert claims["state"]["accessModes"] == ["ReadWriteOnce"] and "state" not in volumes
+        assert claims["state"]["resources"]["requests"]["storage"]
+    else:
+        assert volumes["state"]["persistentVolumeClaim"]["claimName"] and spec["replicas"] == 1
+    assert spec.get("replicas") == 1 or "shared" in config
+
+
+def test_one_gateway_has_the_state_and_a_fleet_has_none():
+    alone, fleet = workload((kustomized, "gateway")), workload((kustomized, "gateway-fleet"))
+    assert alone["kind"] == "StatefulSet" and alone["spec"]["replicas"] == 1 and alone["spec"]["volumeClaimTemplates"]
+    assert fleet["kind"] == "Deployment"
+    # The pods differ in nothing else.
+    pods = [one["spec"]["template"]["spec"] for one in (alone, fleet)]
+    state, redis = [[mount for mount in pod["containers"][0]["volumeMounts"]] for pod in pods]
+    assert [mount for mount in state if mount not in redis] == [{"name": "state", "mountPath": "/var/lib/bearward"}]
+    assert [mount["name"] for mount in redis if mount not in state] == ["redis"]
+    different = {name for name in pods[0].keys() | pods[1].keys() if pods[0].get(name) != pods[1].get(name)}
+    assert different == {
+        "containers", "securityContext", "terminationGracePeriodSeconds", "topologySpreadConstraints", "volumes"
+    }  # fmt: skip
+    containers = [pod["containers"][0] for pod in pods]
+    different = {name for name in containers[0].keys() | containers[1].keys() if containers[0].get(name) != containers[1].get(name)}
+    assert different == {"lifecycle", "volumeMounts"}
+
+
+def test_the_charts_claim_is_what_the_values_say():
+    [of_sidecar] = workload((charted, "sidecar state"))["spec"]["volumeClaimTemplates"]
+    assert of_sidecar["spec"]["storageClassName"] == "fast"
+    assert of_sidecar["spec"]["resources"] == {"requests": {"storage": "500Mi"}}
+    pod = workload((charted, "claimed state"))["spec"]["template"]["spec"]
+    assert {"name": "state", "persistentVolumeClaim": {"claimName": "budgets"}} in pod["volumes"]
+    # Without `state.enabled`, nothing of it is there.
+    assert workload((charted, "gateway"))["kind"] == "Deployment" and "state:" not in charted("gateway")
+
+
+@pytest.mark.parametrize(
+    ("values", "way_out"),
+    [
+        ({"state": {"enabled": True}}, "autoscaling.enabled=false"),
+        (ALONE | {"replicas": 2}, "replicas=1"),
+        (SIDECAR | {"state": {"enabled": True}}, "replicas=1"),
+        (
+            {"shared": {"enabled": True}, "valkey": {"enabled": True}, "state": {"enabled": True, "existingClaim": "one"}},
+            "leave it empty",
+        ),
+    ],
+)
+def test_replicas_that_would_use_one_state_are_refused(values, way_out):
+    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError) as refused:
+        chart.render(values, name="demo")
+    assert "only one process may use a state directory" in str(refused.value) and way_out in str(refused.value)
+
+
 def mib(text):
     """A number of MiB, as Kubernetes or Valkey writes it."""
     number, unit = re.fullmatch(r"(\d+)(Mi|Gi|mb|gb)", text).groups()
@@ -126,7 +217,8 @@ def mib(text):
 
 @pytest.mark.parametrize("manifest", FLEETS, ids=lambda manifest: f"{manifest[0].__name__}-{manifest[1]}")
 def test_valkey_is_what_bearward_connects_to_and_only_bearward_reaches_it(manifest):
-    [stateful], [deployment] = objects(manifest, "StatefulSet"), objects(manifest, "Deployment")
+    [stateful] = [one for one in objects(manifest, "StatefulSet") if one["metadata"]["name"].endswith("-valkey")]
+    deployment = workload(manifest)
     name, pod = stateful["metadata"]["name"], stateful["spec"]["template"]["spec"]
     assert stateful["spec"]["replicas"] == 1
     [valkey] = pod["containers"]
@@ -177,9 +269,15 @@ def test_valkey_is_what_bearward_connects_to_and_only_bearward_reaches_it(manife
     ("alone", "fleet"), [("kubernetes/gateway/config.yaml", "kubernetes/gateway-fleet/config.yaml"),
                          ("docker/config/config.yaml", "docker/config-fleet/config.yaml")],
 )  # fmt: skip
-def test_the_configuration_of_a_fleet_differs_only_in_shared(alone, fleet):
+def test_the_configuration_of_a_fleet_has_shared_in_place_of_state(alone, fleet):
     alone, fleet = (yaml.safe_load(configurations()[origin]) for origin in (alone, fleet))
-    assert fleet.pop("shared") and fleet == alone
+    assert fleet.pop("shared") and alone.pop("state") and fleet == alone
+
+
+def test_the_chart_has_copies_of_valkeys_files():
+    # Copies, because Helm reads only files below the chart, and not every archive keeps symbolic links.
+    copies = {path.name: path.read_bytes() for path in (CHART / "valkey").iterdir()}
+    assert copies == {path.name: path.read_bytes() for path in VALKEY.iterdir()}
 
 
 def test_with_a_server_of_ones_own_the_chart_brings_none():
@@ -259,8 +357,8 @@ def test_a_fleet_has_at_least_three_replicas():
 def test_only_the_gateway_reaches_model_servers():
     [policy] = [one for one in objects((kustomized, "gateway"), "NetworkPolicy") if "model-server" in one["metadata"]["name"]]
     [rule] = policy["spec"]["ingress"]
-    [deployment] = objects((kustomized, "gateway"), "Deployment")
-    assert rule["from"] == [{"podSelector": {"matchLabels": deployment["spec"]["selector"]["matchLabels"]}}]
+    selector = workload((kustomized, "gateway"))["spec"]["selector"]
+    assert rule["from"] == [{"podSelector": selector}]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +383,9 @@ def test_only_the_gateway_reaches_model_servers():
         ({"config": {"shared": {"timeout": "50ms"}}}, "/config"),
         ({"shared": {"enabled": True, "redis": "redis://a"}, "config": {"shared": {"redis": "redis://b"}}}, "/config/shared"),
         ({"valkey": {"maxMemory": "256"}}, "/valkey/maxMemory"),
+        (ALONE | {"config": {"state": {"path": "/tmp/state"}}}, "/config"),
+        ({"state": {"size": "large"}}, "/state/size"),
+        ({"state": {"existingClaim": "A B"}}, "/state/existingClaim"),
     ],
 )
 def test_invalid_values_are_refused(values, named):
@@ -304,6 +405,10 @@ def test_the_chart_passes_its_linter_and_its_notes_name_the_next_step():
     assert "create secret generic bearward-redis" not in notes["gateway"] + notes["own cluster"]
     for name in ("fleet", "kept fleet", "sidecar fleet", "own server"):
         assert "create secret generic bearward-redis" in notes[name] and "times as much" not in notes[name]
+    assert "in the claim state-demo-bearward-0" in notes["state"] and "in the claim budgets" in notes["claimed state"]
+    assert "outage" in notes["state"] and "outage" not in notes["fleet state"] + notes["gateway"]
+    assert all("times as much" not in notes[name] for name in notes if name.endswith("state"))
+    assert "state.enabled" in notes["gateway"] and "state.enabled" not in notes["fleet"] + notes["state"]
     assert "networkPolicy.egress" in notes["own server"] and "networkPolicy.egress" not in notes["fleet"]
 
 
@@ -357,6 +462,68 @@ def test_each_server_is_reached_by_its_own_protocol(files, example, method, path
     assert f"({endpoint})" in upstream and upstream.endswith(f"as {path}")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system that is read-only")
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "kustomized gateway",
+        "kustomized sidecar",
+        "charted state",
+        "docker/config/config.yaml",
+        "debian/config.yaml",
+    ],
+)
+def test_a_budget_survives_a_kill_where_only_the_state_is_writable(origin):
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(answering())
+        # Below /tmp, because the image's user must reach it.
+        root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bearward-e2e-")))
+        files = Files(root / "of", "--budget", "requests=3/month")
+        root.chmod(0o755)
+        text, replaced = re.subn(r"http://[a-z0-9.-]+:80[08]0", f"http://127.0.0.1:{model}", files.mapped(configurations()[origin]))
+        assert replaced == 1
+        ca = "certificate:" in re.sub(r"(?m)^ *#.*", "", text)
+        confined = stack.enter_context(Confined(text, files, ca=ca))
+
+        def ask():
+            connection = http.client.HTTPConnection("127.0.0.1", confined.port, timeout=10)
+            if ca:
+                trust = ssl.create_default_context(cafile=files.root / "ca.crt")
+                connection = http.client.HTTPSConnection("localhost", confined.port, timeout=10, context=trust)
+            with contextlib.closing(connection):
+                connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {files.key}"})
+                answer = connection.getresponse()
+                return answer.status, json.loads(answer.read())["error"]["code"] if answer.status != 200 else None
+
+        def written_at():
+            request = urllib.request.Request(f"http://127.0.0.1:{confined.admin_port}/metrics")
+            request.add_header("Authorization", f"Bearer {files.TOKEN}")
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found = re.search(r"(?m)^bearward_state_written_at_seconds (\S+)$", answer.read().decode())
+                # Before the first time, there is none.
+                return float(found[1]) if found else 0
+
+        assert [ask() for _ in range(3)] == [(200, None)] * 3
+        assert ask() == (429, "BUDGET_EXCEEDED")
+        used = time.time()
+        wait_for("the state is written", lambda: written_at() > used)
+        confined.process.kill()
+        confined.process.wait()
+        confined.start()
+        assert ask() == (429, "BUDGET_EXCEEDED")
+
+        state = files.root / "lib" / "state"
+        assert stat.S_IMODE(state.stat().st_mode) & 0o707 == 0o700 and state.stat().st_uid == Confined.USER
+        # No second process gets the directory.
+        done = run(*confined.command("run", "--config", confined.path / "bearward.yaml"))
+        assert done.returncode == 78 and "another process uses the state directory" in done.stderr, done.stderr
+        # Control: the volume is writable, and nothing else.
+        (root / "open").mkdir()
+        (root / "open").chmod(0o777)
+        assert run(*confined.confining("touch", files.root / "lib" / "file")).returncode == 0
+        assert "Read-only file system" in run(*confined.confining("touch", root / "open" / "file")).stderr
+
+
 # Images
 
 
@@ -403,7 +570,21 @@ def test_compose_exposes_models_only_through_bearward(paths):
     bearward, models = services["bearward"], [one for name, one in services.items() if name != "bearward"]
     assert bearward["read_only"] and bearward["cap_drop"] == ["ALL"] and bearward["user"] == "65532:65532"
     assert bearward["healthcheck"]["test"] == ["CMD", "/bearward", "healthcheck"]
+    named = [volume for volume in bearward["volumes"] if not volume.startswith(".")]
+    config = (paths[0].parent / dict(volume.split(":")[1::-1] for volume in bearward["volumes"])["/etc/bearward"]) / "config.yaml"
+    path = yaml.safe_load(config.read_text()).get("state", {}).get("path")
+    if path:
+        # One directory is writable, the parent of `state.path`, and the image has it with the right owner.
+        assert named == ["state:/var/lib/bearward"] and path == "/var/lib/bearward/state" and "state" in described["volumes"]
+        assert "deploy" not in bearward, "one process has the state"
+        dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+        assert "install -d -m 0700 /out/var/lib/bearward" in dockerfile
+        assert f"COPY --from=build --chown={bearward['user']} /out/var /var\n" in dockerfile
+    else:
+        assert named == []
     for volume in bearward["volumes"]:
+        if volume in named:
+            continue
         source, _, mode = volume.split(":")
         assert mode == "ro" and not source.endswith((".yaml", ".yml")), "mounts are read-only directories"
         # Directories of secrets are made by the first commands.
@@ -457,6 +638,9 @@ def test_units_are_sound_and_confined(units):
     config = yaml.safe_load((DEPLOY / "debian" / "config.yaml").read_text())
     assert "\nType=notify\n" in text and "\nExecReload=kill -HUP $MAINPID\n" in text
     assert f"ConditionFileNotEmpty={config['keys']['path']}\n" in text
+    assert config["state"]["path"] == "/var/lib/bearward/state"
+    assert "\nStateDirectory=bearward\nStateDirectoryMode=0700\n" in text
+    assert " /var/lib/bearward\n" in (DEPLOY / "debian" / "postrm").read_text(), "a purge removes the state"
     [address] = re.findall(r"(?m)^ListenStream=(.*)$", (units / "bearward.socket").read_text())
     assert [address] == [listener["address"] for listener in config["listeners"]]
     done = run(binary(), "schema")
@@ -591,6 +775,16 @@ def test_a_real_prometheus_answers_every_panel_and_the_right_alerts_become_activ
 # Alerts that `busy` does not cause, with series (in promtool's notation) that fire them within half
 # an hour.
 OF = 'job="bearward", instance="a"'
+
+
+def budget(used, holder):
+    """Series of a budget of 100 that two replicas share."""
+    replicas = [f'job="bearward", instance="{replica}", {holder}, policy="tokens-month"' for replica in "ab"]
+    series = {f"bearward_budget_limit{{{labels}}}": "100x30" for labels in replicas}
+    # One of them is behind.
+    return series | {f"bearward_budget_used{{{labels}}}": f"{used - late}x30" for late, labels in enumerate(replicas)}
+
+
 NOT_CAUSED = [
     ("Down", {f"up{{{OF}}}": "0x30"}),
     ("ReplicasDiffer", {f"bearward_secrets{{{OF}}}": "5x30", 'bearward_secrets{job="bearward", instance="b"}': "6x30"}),
@@ -609,6 +803,12 @@ NOT_CAUSED = [
             for le, n in (("0.1", 90), ("0.25", 100), ("+Inf", 100))
         },
     ),
+    ("BudgetNearlyUsed", budget(80, 'key="a", group=""')),
+    ("BudgetUsed", budget(100, 'key="", group="team"')),
+    # Tokens that were estimated too low.
+    ("BudgetUsed", budget(120, 'key="a", group=""')),
+    ("StateNotWritten", {f"bearward_state_written_at_seconds{{{OF}}}": "0+60x20 1200x10"}),
+    ("StateNotWritten", {f"bearward_state_write_failures_total{{{OF}}}": "0+60x30"}),
     ("DescriptorsShort", {f"process_open_fds{{{OF}}}": "900x30", f"process_max_fds{{{OF}}}": "1000x30"}),
     (
         "",
@@ -623,6 +823,9 @@ NOT_CAUSED = [
             f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "3x30",
             f'bearward_added_seconds_bucket{{{OF}, le="0.1"}}': "0+100x30",
             f'bearward_added_seconds_bucket{{{OF}, le="+Inf"}}': "0+100x30",
+            f"bearward_state_written_at_seconds{{{OF}}}": "0+60x30",
+            f"bearward_state_write_failures_total{{{OF}}}": "5x30",
+            **budget(79, 'key="a", group=""'),
             f"process_open_fds{{{OF}}}": "100x30",
             f"process_max_fds{{{OF}}}": "1000x30",
         },

@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 import trustme
 
-from deployed import Running, kustomized, objects, on_any_port
+from deployed import Running, kustomized, objects, on_any_port, workload
 from live import Load, Upstream, is_status, request
 from test_keys import sha256
 
@@ -68,13 +68,15 @@ class Pod:
 
     def __init__(self, root, model):
         manifest = (kustomized, "sidecar")
-        [pod] = [one["spec"]["template"]["spec"] for one in objects(manifest, "Deployment")]
+        pod = workload(manifest)["spec"]["template"]["spec"]
         [bearward] = [one for one in pod["initContainers"] if one["name"] == "bearward"]
         [config] = objects(manifest, "ConfigMap")
         text = config["data"]["config.yaml"]
         text, replaced = re.subn(r"http://127\.0\.0\.1:8000", f"http://127.0.0.1:{model}", text)
         assert replaced == 1
-        self.config = on_any_port(text.replace("/run/secrets/", f"{root}/run/secrets/"))
+        for path in ("/run/secrets/", "/var/lib/bearward/"):
+            text = text.replace(path, f"{root}{path}")
+        self.config = on_any_port(text)
         # The tests poll with secrets that are not valid yet, which would count as failed attempts.
         self.config += "\nfailed_attempts: off\n"
         self.authority = trustme.CA()
@@ -87,6 +89,9 @@ class Pod:
         }
         self.volumes = {}
         for mount in bearward["volumeMounts"]:
+            if mount["name"] == "state":
+                (root / mount["mountPath"].lstrip("/")).mkdir(parents=True)
+                continue
             assert mount["readOnly"] and "subPath" not in mount
             self.volumes[mount["name"]] = Volume(root / mount["mountPath"].lstrip("/"), contents.pop(mount["name"]))
         assert not contents, "every volume is mounted"

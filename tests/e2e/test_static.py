@@ -51,6 +51,10 @@ def image(tmp_path):
     shutil.copy(ROOT / STATIC, root / "bearward")
     keys.chmod(0o750)
     os.chown(keys, 65532, 65532)
+    # As the Dockerfile makes it.
+    state = root / "var/lib/bearward"
+    state.mkdir(parents=True, mode=0o700)
+    os.chown(state, 65532, 65532)
     # Created by root on the host: the file gets the owner of the directory.
     key = Gateway.create(keys, "laptop", "--permissions", "read")
     (root / "etc/resolv.conf").write_text(f"nameserver {NAMES}\n")
@@ -98,4 +102,8 @@ def test_the_static_binary_needs_no_other_files(image):
             process.kill()
             process.wait()
     held = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    assert held == ["bearward", "etc/bearward/config.yaml", "etc/resolv.conf", "run/secrets/bearward/keys/laptop.yaml"]
+    written = [path for path in held if path.startswith("var/lib/bearward/state/")]
+    assert {"var/lib/bearward/state/journal", "var/lib/bearward/state/lock"} <= set(written)
+    # `keys create` made the secret of the ids of unknown credentials.
+    keys = [f"run/secrets/bearward/keys/{name}" for name in (".bearward-id-secret", "laptop.yaml")]
+    assert [path for path in held if path not in written] == ["bearward", "etc/bearward/config.yaml", "etc/resolv.conf", *keys]

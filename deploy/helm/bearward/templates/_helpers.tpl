@@ -58,6 +58,7 @@ capabilities: {drop: [ALL]}
 {{- with .Values.secrets.redis }}{{ $_ := set $shared "password" (dict "file" "/run/secrets/bearward/redis/password") }}{{ end }}
 {{- $_ := set $ours "shared" (merge (deepCopy (.Values.config.shared | default dict)) $shared) }}
 {{- end }}
+{{- if .Values.state.enabled }}{{ $_ := set $ours "state" (dict "path" "/var/lib/bearward/state") }}{{ end }}
 {{- merge $ours (omit .Values.config "keys" "shared") | toYaml }}
 {{- end }}
 
@@ -69,6 +70,26 @@ capabilities: {drop: [ALL]}
 {{/* The highest number of replicas. */}}
 {{- define "bearward.most" -}}
 {{- ternary .Values.autoscaling.maxReplicas .Values.replicas (and (eq .Values.mode "gateway") .Values.autoscaling.enabled) }}
+{{- end }}
+
+{{/* Whether the only replica has the state, or nothing. No other pod takes over while it restarts. */}}
+{{- define "bearward.isAlone" -}}
+{{- if and .Values.state.enabled (eq (include "bearward.most" .) "1") }}true{{ end }}
+{{- end }}
+
+{{/* A StatefulSet never runs two pods of one name, so no two processes use one volume. */}}
+{{- define "bearward.kind" -}}
+{{- if .Values.state.enabled }}
+{{- if gt (include "bearward.most" . | int) 1 }}
+{{- if not .Values.shared.enabled }}
+{{- fail "state.enabled: only one process may use a state directory, and several would grant each budget several times. Set replicas=1 and (for mode gateway) autoscaling.enabled=false; or, for several replicas, shared.enabled=true" }}
+{{- end }}
+{{- if .Values.state.existingClaim }}
+{{- fail "state.existingClaim: only one process may use a state directory. For several replicas, leave it empty: each gets a volume of its own" }}
+{{- end }}
+{{- end }}StatefulSet
+{{- else }}Deployment
+{{- end }}
 {{- end }}
 
 {{- define "bearward.container" -}}
@@ -103,6 +124,10 @@ volumeMounts:
   - {name: admin, mountPath: /run/secrets/bearward/admin, readOnly: true}
   {{- if include "bearward.redis" . }}
   - {name: redis, mountPath: /run/secrets/bearward/redis, readOnly: true}
+  {{- end }}
+  {{- if .Values.state.enabled }}
+  # The only directory that bearward writes. `state.path` is a directory in it.
+  - {name: state, mountPath: /var/lib/bearward}
   {{- end }}
   {{- with .Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
