@@ -227,7 +227,9 @@ impl App {
         threads.spawn(Duty::Reload, "reload", move || reloader.run())?;
         if let Some(asker) = asker {
             let of_asker = gateway.clone();
+            let logs = gateway.observers.logs().clone();
             let asker = asker.described_by(move || of_asker.replica());
+            let asker = asker.telling(move |holder, passed| tell_of_budget(&logs, holder, passed));
             threads.spawn(Duty::Shared, "shared", move || asker.run_thread())?;
         }
         if let Some(keeper) = keeper {

@@ -10,6 +10,7 @@
 mod ask;
 mod attempt_counts;
 mod budget;
+mod budget_ask;
 mod changes;
 mod charge;
 mod companions;
@@ -30,6 +31,7 @@ mod open_charges;
 mod part;
 mod policy_header;
 mod rate;
+mod shared_budget;
 mod status;
 mod window_uses;
 
@@ -45,6 +47,7 @@ use smallvec::SmallVec;
 pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
 pub(crate) use attempt_counts::FailedAttempts;
 pub(crate) use budget::{Budget, BudgetState, Passed, ShownBudget};
+pub(crate) use budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement, BudgetTold};
 use companions::Companions;
 pub(crate) use concurrency::ConcurrencyPermit;
 pub(crate) use cost::Cost;
@@ -316,25 +319,6 @@ impl Limiter {
         Ok(Charged { status, debits, would_refuse })
     }
 
-    /// Charges budgets alone, all of them or none.
-    ///
-    /// # Errors
-    ///
-    /// Fails with the budget that has the longest wait.
-    fn charge_budgets_alone(
-        &self,
-        key: &Holder<'_>,
-        group: Option<&Holder<'_>>,
-        cost: Cost,
-    ) -> Result<Charged, Refused> {
-        let has_budgets = |holder: &&Holder<'_>| !holder.budgets.is_empty();
-        let group = group.filter(has_budgets).map(|group| group.without_windows());
-        match has_budgets(&key) || group.is_some() {
-            true => self.charge(&key.without_windows(), group.as_ref(), cost),
-            false => Ok(Charged::default()),
-        }
-    }
-
     /// Charges the budgets of a holder, which have granted the request, and notes what has changed.
     fn charge_budgets(
         &self,
@@ -365,6 +349,15 @@ impl Limiter {
                     state.uses().budgets.settle(charge, used, self.clock.wall());
                     true
                 }
+                (Charge::SharedBudget { budget, from, reserved }, Some(lender)) => {
+                    let used = i64::from(used.of(budget.unit()));
+                    let (budget, from, reserved) = (budget.clone(), *from, *reserved);
+                    let settlement = BudgetSettlement { budget, from, reserved, used };
+                    lender.settle_budgets(state, vec![settlement]);
+                    false
+                }
+                // Without a lender, no budget is shared.
+                (Charge::SharedBudget { .. }, None) => false,
                 (Charge::Window(charge), None) => {
                     let (charged, used) = (charged.of(charge.unit()), used.of(charge.unit()));
                     state.uses().windows.close(charge, charged, used, now);

@@ -107,6 +107,21 @@ impl Budget {
         self.quota.unit
     }
 
+    /// Returns the budget's name among those of its holder in the server that has shared budgets.
+    pub(crate) fn field(&self) -> String {
+        format!("{}/{}", self.quota.unit.field(), self.quota.every.name())
+    }
+
+    /// Whether the budget counts requests, which are used at once.
+    pub(crate) fn counts_requests(&self) -> bool {
+        self.quota.unit == Unit::Requests
+    }
+
+    /// Returns what is told of the budget when it has passed a share of its amount.
+    pub(crate) fn passed(&self, percent: u8, used: u64, resets_at: Timestamp) -> Passed {
+        Passed { policy: self.policy.clone(), percent, used, limit: self.quota.amount, resets_at }
+    }
+
     fn cost_of(&self, cost: Cost) -> u64 {
         u64::from(cost.of(self.quota.unit))
     }
@@ -234,6 +249,28 @@ impl BudgetUses {
         if one.epoch == charge.epoch {
             one.reserved = one.reserved.saturating_sub(charge.reserved);
             one.used = one.used.saturating_add(charge.budget.cost_of(used));
+        }
+    }
+
+    /// Returns what a request wants of budgets that all replicas share.
+    pub(super) fn wants(
+        &mut self,
+        budgets: &[Arc<Budget>],
+        cost: Cost,
+        now: Timestamp,
+    ) -> Vec<(Arc<Budget>, Period, u64, u64)> {
+        let want = |budget: &Arc<Budget>| {
+            let one = self.current(budget, now)?;
+            Some((budget.clone(), one.period, budget.cost_of(cost), one.used))
+        };
+        budgets.iter().filter_map(want).collect()
+    }
+
+    /// Notes what the server has told of a budget that all replicas share.
+    pub(super) fn told(&mut self, budget: &Arc<Budget>, period: Period, used: u64) {
+        let policy = (budget.quota.unit, budget.quota.every);
+        if let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) {
+            (one.period, one.used) = (period, used);
         }
     }
 

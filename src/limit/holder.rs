@@ -24,11 +24,6 @@ impl<'a> Holder<'a> {
         own.iter().chain(of_route)
     }
 
-    /// Returns the holder with its budgets alone.
-    pub(super) fn without_windows(&self) -> Self {
-        Holder { windows: [&[], &[]], ..*self }
-    }
-
     pub(super) fn has_windows(&self) -> bool {
         self.windows.iter().any(|windows| !windows.is_empty())
     }
@@ -60,4 +55,11 @@ pub(crate) struct Debit {
 pub(super) enum Charge {
     Window(TokenCharge),
     Budget(BudgetCharge),
+    /// A budget of all replicas together: the begin of its period, in seconds since 1970, and the units
+    /// that are reserved.
+    SharedBudget {
+        budget: Arc<Budget>,
+        from: i64,
+        reserved: u64,
+    },
 }

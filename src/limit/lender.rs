@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement};
 use super::key_state::KeyState;
 use super::part::PartOf;
 use crate::config::AttemptQuota;
@@ -33,6 +34,14 @@ pub(crate) trait Lender: Debug + Send + Sync {
 
     /// Returns this replica's part of the attempts of an address.
     fn part_of_attempts(&self, quota: AttemptQuota) -> AttemptQuota;
+
+    /// Reserves units of budgets. The answer may never come. Whoever brings an answer that nobody waits
+    /// for gives back what it has reserved.
+    fn reserve_budgets(&self, ask: &Arc<BudgetAsk>) -> oneshot::Receiver<BudgetAnswer>;
+
+    /// Settles what a request has used of budgets, or gives back what it has reserved. If the server can't
+    /// be asked now, it is told later.
+    fn settle_budgets(&self, state: &Arc<KeyState>, settlements: Vec<BudgetSettlement>);
 
     /// Counts a request that was granted by this replica's part.
     fn granted_away(&self);

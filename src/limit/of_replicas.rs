@@ -181,7 +181,7 @@ impl Limiter {
             Some(group) => Some(Lent::new(group.state, lender, self.lent(lender, group, cost).await?)),
             None => None,
         };
-        let of_budgets = self.charge_budgets_alone(key, group, cost).map_err(NotGranted::Refused)?;
+        let of_budgets = self.reserve_budgets(lender, key, group, cost).await?;
         let charged = of_key.into_iter().chain(of_group).map(Lent::charged);
         Ok(charged.fold(of_budgets, Charged::and))
     }

@@ -12,7 +12,9 @@ use super::link::{Link, LinkState};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, WhenUnavailable};
-use crate::limit::{Attempts, AttemptsCounted, KeyState, Lender, Standing};
+use crate::limit::{
+    Attempts, AttemptsCounted, BudgetAnswer, BudgetAsk, BudgetSettlement, KeyState, Lender, Standing,
+};
 use crate::redis_link::Server;
 
 /// What the thread is to do.
@@ -29,6 +31,8 @@ pub(super) enum Job {
     CountAttempts(Attempts, oneshot::Sender<AttemptsCounted>),
     /// Tell of attempts that were counted without the server.
     TellAttempts(Attempts),
+    ReserveBudgets(Arc<BudgetAsk>, oneshot::Sender<BudgetAnswer>),
+    SettleBudgets(Arc<KeyState>, Vec<BudgetSettlement>),
     /// Give back all that these keys hold, end the registration, and end.
     Leave(Vec<Arc<KeyState>>, oneshot::Sender<()>),
 }
@@ -123,6 +127,16 @@ impl Lender for Sharing {
         if attempts.count > 0 {
             self.send(Job::TellAttempts(attempts));
         }
+    }
+
+    fn reserve_budgets(&self, ask: &Arc<BudgetAsk>) -> oneshot::Receiver<BudgetAnswer> {
+        let (reply, receiver) = oneshot::channel();
+        self.send(Job::ReserveBudgets(ask.clone(), reply));
+        receiver
+    }
+
+    fn settle_budgets(&self, state: &Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
+        self.send(Job::SettleBudgets(state.clone(), settlements));
     }
 
     fn part_of_attempts(&self, quota: AttemptQuota) -> AttemptQuota {

@@ -7,7 +7,10 @@ use redis::{RedisResult, Script, Value};
 
 use super::link::{Outage, Replica};
 use crate::address::host_part;
-use crate::limit::{Answer, AnswerOfWindow, Ask, Attempts, AttemptsCounted, Outcome, SlotAsk};
+use crate::limit::{
+    Answer, AnswerOfWindow, Ask, Attempts, AttemptsCounted, BudgetAnswer, BudgetAsk, BudgetSettlement,
+    BudgetTold, Outcome, SlotAsk,
+};
 use crate::redis_link::Connection;
 
 /// The scripts. The server caches them by their hash.
@@ -16,6 +19,7 @@ pub(super) struct Scripts {
     heartbeat: Script,
     slots: Script,
     attempts: Script,
+    budgets: Script,
 }
 
 /// What a heartbeat tells.
@@ -59,6 +63,9 @@ const ATTEMPT_HASHES: u128 = 61;
 const OF_WINDOW: usize = 7;
 const OF_REQUEST: usize = 4;
 
+/// Number of values that the script of budgets returns for a budget.
+const OF_BUDGET: usize = 4;
+
 impl Default for Scripts {
     fn default() -> Self {
         Scripts {
@@ -66,6 +73,7 @@ impl Default for Scripts {
             heartbeat: Script::new(include_str!("heartbeat.lua")),
             slots: Script::new(include_str!("slots.lua")),
             attempts: Script::new(include_str!("attempts.lua")),
+            budgets: Script::new(include_str!("budgets.lua")),
         }
     }
 }
@@ -155,6 +163,49 @@ impl Scripts {
         Ok(AttemptsCounted { is_refused: refused != 0, wait })
     }
 
+    /// Reserves units of budgets. `key`: the name of the holder's budgets.
+    ///
+    /// # Errors
+    ///
+    /// As in [`Scripts::lease`].
+    pub(super) async fn reserve_budgets(
+        &self,
+        connection: &mut Connection,
+        key: &str,
+        ask: &BudgetAsk,
+    ) -> RedisResult<BudgetAnswer> {
+        let mut call = self.budgets.key(key);
+        call.arg("reserve").arg(ask.wants.len());
+        for want in &ask.wants {
+            let budget = &want.budget;
+            call.arg(budget.field()).arg(want.from).arg(want.to).arg(budget.amount());
+            call.arg(want.units).arg(want.known).arg(u8::from(budget.counts_requests()));
+        }
+        let values: Vec<i64> = call.invoke_async(connection).await?;
+        of_budgets(&values, ask.wants.len()).ok_or_else(unexpected)
+    }
+
+    /// Settles what requests have used of budgets. `key`: the name of the holder's budgets.
+    ///
+    /// # Errors
+    ///
+    /// As in [`Scripts::lease`].
+    pub(super) async fn settle_budgets(
+        &self,
+        connection: &mut Connection,
+        key: &str,
+        settlements: &[BudgetSettlement],
+    ) -> RedisResult<BudgetAnswer> {
+        let mut call = self.budgets.key(key);
+        call.arg("settle").arg(settlements.len());
+        for BudgetSettlement { budget, from, reserved, used } in settlements {
+            call.arg(budget.field()).arg(*from).arg(*from).arg(budget.amount());
+            call.arg(*reserved).arg(*used).arg(u8::from(budget.counts_requests()));
+        }
+        let values: Vec<i64> = call.invoke_async(connection).await?;
+        of_budgets(&values, settlements.len()).ok_or_else(unexpected)
+    }
+
     /// Renews the registration of a replica. `seen`: the last time of the server that is known.
     ///
     /// # Errors
@@ -218,6 +269,25 @@ fn answer(values: &[i64], windows: usize, requests: usize) -> Option<Answer> {
     })
 }
 
+/// Reads the values that the script of budgets returns.
+fn of_budgets(values: &[i64], budgets: usize) -> Option<BudgetAnswer> {
+    let (refused, of_budgets) = values.split_first()?;
+    let refused = usize::try_from(*refused).ok().filter(|index| *index <= budgets)?.checked_sub(1);
+    if of_budgets.len() != OF_BUDGET * budgets {
+        return None;
+    }
+    let told = |values: &[i64]| match values {
+        [from, to, used, passed] => Some(BudgetTold {
+            from: *from,
+            to: *to,
+            used: u64::try_from(*used).ok()?,
+            passed: u8::try_from(*passed).ok()?,
+        }),
+        _ => None,
+    };
+    Some(BudgetAnswer { refused, budgets: of_budgets.chunks(OF_BUDGET).map(told).collect::<Option<_>>()? })
+}
+
 /// Reads the values that the heartbeat script returns.
 fn heard(values: &[Value]) -> Option<Heard> {
     let text = |value: &Value| redis::from_redis_value_ref::<String>(value).ok();
@@ -250,6 +320,7 @@ mod tests {
             include_str!("slots.lua"),
             include_str!("attempts.lua"),
             include_str!("heartbeat.lua"),
+            include_str!("budgets.lua"),
         ];
         let called = sources.iter().flat_map(|source| source.split("redis.call('").skip(1));
         let mut called: Vec<_> =

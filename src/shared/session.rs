@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::RedisResult;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -15,7 +16,10 @@ use super::link::{Link, Outage};
 use super::scripts::{Heard, Scripts};
 use super::settings::Settings;
 use crate::clock::Clock;
-use crate::limit::{Attempts, AttemptsCounted, KeyState, LeasedSlots};
+use crate::limit::{
+    Attempts, AttemptsCounted, Budget, BudgetAnswer, BudgetAsk, BudgetSettlement, KeyState, LeasedSlots,
+    Passed,
+};
 use crate::redis_link::Connection;
 
 /// Time after which a replica without heartbeats is no longer one of the replicas, and its slots end.
@@ -37,6 +41,9 @@ const SLOTS_DELAY: Duration = Duration::from_millis(20);
 
 /// Largest number of asks that are under way.
 const MOST_ASKS: usize = 1024;
+
+/// Time after which no answer about budgets is expected any more.
+const LATEST_ANSWER: Duration = Duration::from_secs(30);
 
 /// Largest number of renewals of slots among these.
 const MOST_RENEWALS: usize = 32;
@@ -60,9 +67,13 @@ pub(super) struct Session {
     is_over: Cell<bool>,
 }
 
+/// Gets each budget that has passed a share of its amount, with the id of its key or group.
+pub(super) type Told = Box<dyn Fn(&str, &Passed) + Send>;
+
 /// What outlasts a connection.
-#[derive(Default)]
 pub(super) struct Later {
+    /// Gets the budgets that have passed a share of their amounts.
+    pub(super) tell: Told,
     pub(super) unsent: RefCell<Unsent>,
     /// Notified if an ask had no answer in time.
     pub(super) failed: Notify,
@@ -75,6 +86,8 @@ pub(super) struct Unsent {
     pub(super) states: Vec<Arc<KeyState>>,
     /// Failed attempts that were counted without the server.
     pub(super) attempts: HashMap<IpAddr, Attempts>,
+    /// What requests have used of budgets.
+    pub(super) budgets: Vec<(Arc<KeyState>, Vec<BudgetSettlement>)>,
 }
 
 impl Session {
@@ -148,7 +161,8 @@ impl Session {
 
     /// Tells what could not be told before.
     pub(super) fn send_unsent(self: &Rc<Self>, outage: Outage) {
-        let Unsent { states, attempts } = self.later.unsent.take();
+        let Unsent { states, attempts, budgets } = self.later.unsent.take();
+        budgets.into_iter().for_each(|(state, settlements)| self.start_settling(state, settlements));
         states.into_iter().for_each(|state| self.start(state, outage));
         attempts.into_values().for_each(|attempts| self.start_attempts(attempts, None));
     }
@@ -208,6 +222,84 @@ impl Session {
                 (Some(_), None) | (None, Some(_)) => {}
             }
         });
+    }
+
+    /// Starts to reserve units of budgets. An answer that nobody waits for any more is given back.
+    pub(super) fn start_reserving(
+        self: &Rc<Self>,
+        ask: Arc<BudgetAsk>,
+        reply: oneshot::Sender<BudgetAnswer>,
+    ) {
+        let session = self.clone();
+        tokio::task::spawn_local(async move {
+            let Ok(_permit) = session.asks.acquire().await else { return };
+            if reply.is_closed() {
+                return;
+            }
+            let (beginning, key) = (Instant::now(), session.budgets_of(&ask.state));
+            let mut connection = session.connection.clone();
+            // A late answer is worth waiting for: what it has reserved must be given back.
+            let reserving = session.scripts.reserve_budgets(&mut connection, &key, &ask);
+            let answer = match timeout(LATEST_ANSWER, reserving).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(error)) => {
+                    session.note_error(&error);
+                    None
+                }
+                Err(_elapsed) => None,
+            };
+            let is_in_time = answer.is_some() && beginning.elapsed() <= session.timeout;
+            session.link.note_ask(beginning.elapsed(), is_in_time);
+            if !is_in_time {
+                session.later.failed.notify_one();
+            }
+            let Some(answer) = answer else { return };
+            let budgets = ask.wants.iter().map(|want| &want.budget);
+            session.tell_of_budgets(&ask.state, budgets, &answer);
+            if let Err(answer) = reply.send(answer)
+                && answer.refused.is_none()
+            {
+                session.start_settling(ask.state.clone(), ask.taken_back(&answer));
+            }
+        });
+    }
+
+    /// Starts to settle what requests have used of budgets. A settlement without an answer is not sent again:
+    /// what was reserved then counts as used.
+    pub(super) fn start_settling(self: &Rc<Self>, state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
+        let session = self.clone();
+        tokio::task::spawn_local(async move {
+            let Ok(_permit) = session.asks.acquire().await else { return };
+            let (key, mut connection) = (session.budgets_of(&state), session.connection.clone());
+            let settling = session.scripts.settle_budgets(&mut connection, &key, &settlements);
+            if let Ok(Ok(answer)) = timeout(LATEST_ANSWER, settling).await {
+                let budgets = settlements.iter().map(|settlement| &settlement.budget);
+                session.tell_of_budgets(&state, budgets, &answer);
+            }
+        });
+    }
+
+    /// Settles when the server is available.
+    pub(super) fn later_settle(&self, state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
+        self.later.unsent.borrow_mut().budgets.push((state, settlements));
+    }
+
+    fn budgets_of(&self, state: &KeyState) -> String {
+        format!("{}:{{{}}}:budgets", self.prefix, state.id())
+    }
+
+    /// Notes what the server tells of budgets, and tells of those that have passed a share.
+    fn tell_of_budgets<'b>(
+        &self,
+        state: &KeyState,
+        budgets: impl Iterator<Item = &'b Arc<Budget>> + Clone,
+        answer: &BudgetAnswer,
+    ) {
+        state.note_told(budgets.clone(), &answer.budgets);
+        for (budget, told) in budgets.zip(&answer.budgets).filter(|(_, told)| told.passed > 0) {
+            let resets_at = Timestamp::from_second(told.to).unwrap_or(Timestamp::MAX);
+            (self.later.tell)(state.id(), &budget.passed(told.passed, told.used, resets_at));
+        }
     }
 
     /// Asks for slots of a key as long as requests wait for them.

@@ -1,6 +1,7 @@
 //! The thread that has the connection to the server: it connects, registers this replica by heartbeats,
 //! and decides whether the server is available.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,16 +9,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::handle::{Ends, Job, Sharing};
 use super::link::{Link, LinkState, Outage, Replica};
 use super::scripts::Heard;
-use super::session::{Later, Session, Unsent};
+use super::session::{Later, Session, Told, Unsent};
 use super::settings::Settings;
 use crate::clock::Clock;
-use crate::limit::{Attempts, FailedAttempts, KeyState, LeasedSlots};
+use crate::limit::{Attempts, FailedAttempts, KeyState, LeasedSlots, Passed};
 use crate::thread_supervisor::Ended;
 
 /// Time between two heartbeats, and between two while the server is unavailable.
@@ -45,6 +46,7 @@ pub(crate) struct Asker {
     jobs: UnboundedReceiver<Job>,
     attempts: Arc<FailedAttempts>,
     describe: Box<dyn Fn() -> Replica + Send>,
+    tell: Told,
     /// The keys of which slots may be held, by their ids.
     holders: HashMap<String, Arc<KeyState>>,
     heard: LastHeard,
@@ -79,6 +81,7 @@ pub(crate) fn share(settings: Settings, id: String, clock: Clock) -> (Sharing, A
         jobs,
         attempts: Arc::default(),
         describe: Box::new(Replica::default),
+        tell: Box::new(|_, _| {}),
         holders: HashMap::new(),
         heard: LastHeard::default(),
     };
@@ -96,6 +99,11 @@ impl Asker {
         Asker { describe: Box::new(describe), ..self }
     }
 
+    /// Sets who gets the budgets that have passed a share of their amounts, with the ids of their holders.
+    pub(crate) fn telling(self, tell: impl Fn(&str, &Passed) + Send + 'static) -> Self {
+        Asker { tell: Box::new(tell), ..self }
+    }
+
     /// Runs on this thread until it is asked to leave, or all handles are dropped.
     pub(crate) fn run_thread(self) -> Ended {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -109,7 +117,9 @@ impl Asker {
     }
 
     async fn run(mut self) {
-        let (mut pause, later) = (RECONNECT.0, Rc::new(Later::default()));
+        let tell = std::mem::replace(&mut self.tell, Box::new(|_, _| {}));
+        let later = Later { tell, unsent: RefCell::default(), failed: Notify::new() };
+        let (mut pause, later) = (RECONNECT.0, Rc::new(later));
         loop {
             let settings = self.settings.load_full();
             match settings.server.connect().await {
@@ -149,6 +159,10 @@ impl Asker {
                     state.with_slots(LeasedSlots::fail);
                     self.holders.insert(state.id().to_owned(), state);
                 }
+                Ok(Some(Job::SettleBudgets(state, settlements))) => {
+                    later.unsent.borrow_mut().budgets.push((state, settlements));
+                }
+                Ok(Some(Job::ReserveBudgets(..))) => {}
                 Ok(Some(Job::TellAttempts(attempts))) => later.unsent.borrow_mut().add_attempts(attempts),
                 Ok(Some(Job::CountAttempts(..))) => {}
                 Ok(Some(Job::Leave(..)) | None) => return Next::Ends,
@@ -226,6 +240,13 @@ impl Asker {
             }
             Job::CountAttempts(attempts, reply) => session.start_attempts(attempts, Some(reply)),
             Job::TellAttempts(attempts) => session.start_attempts(attempts, None),
+            Job::ReserveBudgets(ask, reply) => session.start_reserving(ask, reply),
+            Job::SettleBudgets(state, settlements) if self.link.state().is_available => {
+                session.start_settling(state, settlements);
+            }
+            Job::SettleBudgets(state, settlements) => {
+                session.later_settle(state, settlements);
+            }
             Job::Leave(..) => {}
         }
     }

@@ -153,7 +153,10 @@ async fn nobody_sees_another_key_and_without_a_key_nothing_is_seen() {
     for number in 0..50 {
         gateway = gateway.key(
             &format!("holder-{number}"),
-            &format!("permissions: [read], models: [model-{number}], rate_limits: [{{requests: {}, per: 1m}}]", 60 + number),
+            &format!(
+                "permissions: [read], models: [model-{number}], rate_limits: [{{requests: {}, per: 1m}}]",
+                60 + number
+            ),
         );
     }
     let gateway = gateway.start().await;
@@ -165,9 +168,15 @@ async fn nobody_sees_another_key_and_without_a_key_nothing_is_seen() {
         assert_eq!(me["models"], json!([format!("model-{number}")]));
         assert_eq!(me["limits"][0]["limit"], 60 + number);
         let text = me.to_string();
-        assert!((0..50).all(|other| other == number || !text.contains(&format!("holder-{other}\""))), "{text}");
+        assert!(
+            (0..50).all(|other| other == number || !text.contains(&format!("holder-{other}\""))),
+            "{text}"
+        );
     }
-    gateway.sends("GET /.bearward/me HTTP/1.1\r\nhost: a\r\n\r\n").await.assert_denied(401, "MISSING_API_KEY");
+    gateway
+        .sends("GET /.bearward/me HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .assert_denied(401, "MISSING_API_KEY");
     let wrong = "GET /.bearward/me HTTP/1.1\r\nhost: a\r\nauthorization: Bearer wrong\r\n\r\n";
     gateway.sends(wrong).await.assert_denied(401, "INVALID_API_KEY");
     let bearer = gateway.bearer("holder-1");

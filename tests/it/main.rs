@@ -14,8 +14,8 @@
 mod admin;
 mod answers;
 mod bodies;
-mod budgets;
 mod broken_upstreams;
+mod budgets;
 mod commands;
 mod configurations;
 mod cors;

@@ -1,0 +1,128 @@
+//! Budgets of all replicas together: what a server is asked, and what it answers.
+//!
+//! Each request reserves its units at the server, and settles them there. Nothing is taken out
+//! beforehand: a budget regains nothing, so what a replica loses would be lost for the whole period.
+//! While the server can't be asked, a replica's part of a budget is nothing, and requests are refused.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::budget::Budget;
+use super::budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement, BudgetTold, BudgetWant};
+use super::cost::Cost;
+use super::holder::{Charge, Debit, Holder};
+use super::judged::Refused;
+use super::key_state::KeyState;
+use super::lender::{Lender, Standing};
+use super::{Charged, Limiter, NotGranted};
+use crate::config::{Period, Unit};
+
+/// What was reserved of the budgets of one holder. Dropping it gives it back.
+struct Reserved<'a> {
+    lender: &'a Arc<dyn Lender>,
+    state: Arc<KeyState>,
+    give_back: Vec<BudgetSettlement>,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.give_back.is_empty() {
+            self.lender.settle_budgets(&self.state, std::mem::take(&mut self.give_back));
+        }
+    }
+}
+
+impl Reserved<'_> {
+    /// Returns the charges, which the request settles when it has ended.
+    fn debits(mut self) -> SmallVec<[Debit; 2]> {
+        let settled_later = std::mem::take(&mut self.give_back).into_iter();
+        let settled_later = settled_later.filter(|settlement| settlement.budget.unit() != Unit::Requests);
+        settled_later
+            .map(|BudgetSettlement { budget, from, reserved, .. }| Debit {
+                state: self.state.clone(),
+                charge: Charge::SharedBudget { budget, from, reserved },
+            })
+            .collect()
+    }
+}
+
+impl KeyState {
+    /// Notes what the server has told of budgets, so that it is shown, and told to a server that has lost
+    /// it.
+    pub(crate) fn note_told<'b>(&self, budgets: impl Iterator<Item = &'b Arc<Budget>>, told: &[BudgetTold]) {
+        let mut uses = self.uses();
+        let instant = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
+        for (budget, told) in budgets.zip(told) {
+            let period = Period { start: instant(told.from), end: instant(told.to) };
+            uses.budgets.told(budget, period, told.used);
+        }
+    }
+}
+
+impl Limiter {
+    /// Reserves units of the budgets of a key and its group at the server that has them, in all of them or
+    /// in none. Waits for the server, but not longer than its timeout.
+    ///
+    /// # Errors
+    ///
+    /// A budget has less left; or the server can't be asked.
+    pub(super) async fn reserve_budgets(
+        &self,
+        lender: &Arc<dyn Lender>,
+        key: &Holder<'_>,
+        group: Option<&Holder<'_>>,
+        cost: Cost,
+    ) -> Result<Charged, NotGranted> {
+        let mut reserved: SmallVec<[Reserved<'_>; 2]> = SmallVec::new();
+        for holder in std::iter::once(key).chain(group) {
+            if !holder.budgets.is_empty() {
+                // What the group refuses is given back to the key.
+                reserved.push(self.reserve(lender, holder, cost).await?);
+            }
+        }
+        let debits = reserved.into_iter().flat_map(Reserved::debits).collect();
+        Ok(Charged { debits, ..Charged::default() })
+    }
+
+    async fn reserve<'a>(
+        &self,
+        lender: &'a Arc<dyn Lender>,
+        holder: &Holder<'_>,
+        cost: Cost,
+    ) -> Result<Reserved<'a>, NotGranted> {
+        if !matches!(lender.standing(), Standing::Available) {
+            return Err(NotGranted::Unavailable);
+        }
+        let now = self.clock.wall();
+        let wants = holder.state.uses().budgets.wants(holder.budgets, cost, now);
+        let wants = wants.into_iter().map(|(budget, Period { start, end }, units, known)| BudgetWant {
+            budget,
+            from: start.as_second(),
+            to: end.as_second(),
+            units,
+            known,
+        });
+        let wants = wants.collect();
+        let ask = Arc::new(BudgetAsk { state: holder.state.clone(), wants });
+        let answer = within(lender, lender.reserve_budgets(&ask)).await.ok_or(NotGranted::Unavailable)?;
+        holder.state.note_told(ask.wants.iter().map(|want| &want.budget), &answer.budgets);
+        if let Some((index, told)) =
+            answer.refused.and_then(|index| Some((index, answer.budgets.get(index)?)))
+        {
+            let budget = holder.budgets.get(index).ok_or(NotGranted::Unavailable)?.clone();
+            let resets_at = Timestamp::from_second(told.to).unwrap_or(Timestamp::MAX);
+            let wait = resets_at.duration_since(now).try_into().unwrap_or_default();
+            return Err(NotGranted::Refused(Refused::Budget { budget, resets_at, wait }));
+        }
+        let give_back = ask.taken_back(&answer);
+        Ok(Reserved { lender, state: holder.state.clone(), give_back })
+    }
+}
+
+/// Waits for an answer. One that comes later is given back by whoever brings it.
+async fn within(lender: &Arc<dyn Lender>, answer: oneshot::Receiver<BudgetAnswer>) -> Option<BudgetAnswer> {
+    tokio::time::timeout(lender.timeout(), answer).await.ok().and_then(Result::ok)
+}

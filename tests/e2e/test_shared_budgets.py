@@ -1,0 +1,188 @@
+"""Budgets of a group over several replicas on a real Redis: kills, outages, and a server that loses its data."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import signal
+import threading
+import time
+
+import pytest
+
+from fleet import Stub
+from gateway import Gateway, wait_for
+from redis_groups import Cluster
+from redis_server import LEAST_ACL, REDIS_7, REDIS_8, VALKEY_9, Redis
+
+# Each request reserves and uses six tokens of output, and none of its input.
+COST = 6
+ANSWER = b'{"usage":{"prompt_tokens":0,"completion_tokens":6}}'
+BODY = b'{"model":"m","max_tokens":6}'
+ROUTES = "routes: [{name: all, paths: ['/**'], permission: read, model_in: body}]\nworkers: 1\nself_service: true\n"
+
+
+@pytest.fixture
+def stub():
+    with Stub(ANSWER) as server:
+        yield server
+
+
+@pytest.fixture(params=[REDIS_7, VALKEY_9, REDIS_8], ids=["redis-7", "valkey-9", "redis-8"])
+def redis(request):
+    with Redis(program=request.param) as server:
+        server.allow(LEAST_ACL)
+        yield server
+
+
+@contextlib.contextmanager
+def team(stub, shared, budgets, count=3, log=""):
+    """Replicas with a key of a group for each. Yields them, and the keys."""
+    names = [f"member-{number}" for number in range(count)]
+    config = f"{ROUTES}{log}shared: {{redis: {shared}, timeout: 1s}}\ngroups: [{{name: team, budgets: [{budgets}]}}]\n"
+    with contextlib.ExitStack() as stack:
+        keys = {name: ["--permissions", "read", "--group", "team"] for name in names}
+        first = stack.enter_context(Gateway(stub.port, keys, config=config, admin=True))
+        config = f"keys: {{path: {first.path / 'keys.yaml'}}}\n{config}"
+        others = [stack.enter_context(Gateway(stub.port, {}, config=config, admin=True)) for _ in range(count - 1)]
+        replicas = [first, *others]
+        wait_for("all replicas reach the server", lambda: all(is_available(replica) for replica in replicas))
+        yield replicas, [first.tokens[name] for name in names]
+
+
+def is_available(replica):
+    return replica.admin_status()["shared"]["is_available"]
+
+
+def ask(port, key, method="POST", path="/x"):
+    """Status and body of a request; None if the connection broke."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        connection.request(method, path, BODY if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        return answer.status, json.load(answer)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def used(replica, key):
+    [budget] = ask(replica.port, key, "GET", "/.bearward/me")[1]["budgets"]
+    return budget["used"]
+
+
+class Spenders:
+    """Threads that send requests to all replicas until they are stopped. `seen`: the statuses."""
+
+    def __init__(self, replicas, keys, count=6):
+        self.seen, self.has_ended, turns = [], False, itertools.cycle(zip(replicas, keys))
+        lock = threading.Lock()
+
+        def spend():
+            while not self.has_ended:
+                with lock:
+                    replica, key = next(turns)
+                answer = ask(replica.port, key)
+                self.seen.append((time.monotonic(), answer and answer[0]))
+
+        self.threads = [threading.Thread(target=spend, daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.has_ended = True
+        for thread in self.threads:
+            thread.join(30)
+
+
+def test_a_budget_of_a_group_holds_over_replicas_to_the_token(redis, stub):
+    limit = 100 * COST
+    with team(stub, redis.shared, f"{{tokens: {limit}, every: month}}") as (replicas, keys):
+        with Spenders(replicas, keys) as spenders:
+            wait_for("the budget is used up", lambda: sum(status == 429 for _, status in spenders.seen) > 30)
+        assert {status for _, status in spenders.seen} == {200, 429}
+        assert len(stub.times) == 100
+        wait_for("all is settled", lambda: used(replicas[0], keys[0]) == limit)
+        status, body = ask(replicas[1].port, keys[1])
+        assert status == 429 and body["error"]["code"] == "BUDGET_EXCEEDED"
+        assert body["error"]["details"]["policy"] == "group-team-tokens-month"
+        # What was used survives a restart of all replicas.
+        for replica in replicas:
+            replica.process.send_signal(signal.SIGTERM)
+            replica.process.wait(timeout=30)
+            replica.start()
+        wait_for("a replica reaches the server", lambda: is_available(replicas[2]))
+        assert ask(replicas[2].port, keys[2])[0] == 429
+        assert redis.refusals() == []
+
+
+def test_killed_replicas_make_no_budget_larger(redis, stub):
+    requests = 300
+    with team(stub, redis.shared, f"{{requests: {requests}, every: day}}, {{tokens: {requests * COST}, every: week}}") as (replicas, keys):
+        stub.delay, lost = 0.02, 0
+        with Spenders(replicas, keys) as spenders:
+            for number in range(4):
+                wait_for("requests are granted", lambda: len(stub.times) >= 40 * (number + 1))
+                victim = replicas[number % 3]
+                victim.process.kill()
+                lost += victim.process.wait() is not None and 6
+                victim.start()
+            wait_for("the budget is used up", lambda: sum(status == 429 for _, status in spenders.seen[-20:]) >= 18)
+        granted = len(stub.times)
+        assert granted <= requests
+        # What was in flight at a kill stays reserved.
+        assert granted >= requests - lost, granted
+
+
+def test_ten_seconds_without_the_server_make_no_budget_larger(stub):
+    limit = 200
+    with Redis() as redis, team(stub, redis.shared, f"{{tokens: {limit * COST}, every: month}}") as (replicas, keys):
+        with Spenders(replicas, keys, count=3) as spenders:
+            wait_for("requests are granted", lambda: len(stub.times) > 60)
+            redis.process.send_signal(signal.SIGSTOP)
+            away = time.monotonic()
+            wait_for("the server is away", lambda: not any(is_available(replica) for replica in replicas), seconds=20)
+            noticed = time.monotonic()
+            while time.monotonic() < away + 10:
+                time.sleep(0.1)
+            redis.process.send_signal(signal.SIGCONT)
+            back = time.monotonic()
+            wait_for("the server is back", lambda: all(is_available(replica) for replica in replicas))
+            wait_for("the budget is used up", lambda: sum(status == 429 for _, status in spenders.seen) > 30)
+        during = {status for moment, status in spenders.seen if noticed + 2 < moment < back}
+        assert during == {503}, during
+        assert len(stub.times) <= limit
+        # What the server has reserved for asks of which no answer ever came counts as used.
+        assert len(stub.times) >= limit - 24, len(stub.times)
+
+
+def test_a_server_that_loses_its_data_is_no_new_budget(stub):
+    with Redis() as redis, team(stub, redis.shared, f"{{tokens: {50 * COST}, every: month}}") as (replicas, keys):
+        for number in range(30):
+            assert ask(replicas[number % 3].port, keys[0])[0] == 200
+        wait_for("all replicas know what was used", lambda: all(used(replica, keys[0]) >= 27 * COST for replica in replicas))
+        redis.cli("FLUSHALL")
+        granted = sum(ask(replica.port, keys[0])[0] == 200 for _ in range(30) for replica in replicas)
+        assert granted <= 23, granted
+
+
+def test_one_replica_tells_the_audit_log_of_80_and_of_100_per_cent(stub):
+    with Redis() as redis, team(stub, redis.shared, f"{{tokens: {50 * COST}, every: month}}") as (replicas, keys):
+        with Spenders(replicas, keys) as spenders:
+            wait_for("the budget is used up", lambda: sum(status == 429 for _, status in spenders.seen) > 10)
+        lines = lambda: [json.loads(line) for replica in replicas for line in replica.lines if "budget_passed" in line]
+        wait_for("the audit log tells of it", lambda: len(lines()) >= 2)
+        assert sorted(line["percent"] for line in lines()) == [80, 100]
+        assert {line["group"] for line in lines()} == {"team"}
+
+
+def test_a_budget_in_a_cluster(stub):
+    with Cluster() as cluster, team(stub, cluster.wait().shared, "{requests: 20, every: day}") as (replicas, keys):
+        statuses = [ask(replicas[number % 3].port, keys[number % 3])[0] for number in range(30)]
+        assert statuses.count(200) == 20 and set(statuses) == {200, 429}
+        assert cluster.refusals() == []
