@@ -13,6 +13,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, ReadFile, StorePlace, TrustedProxies};
 use crate::folding::folded;
 use crate::group::Groups;
+use crate::key_store::provisions::Provided;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
@@ -49,6 +50,8 @@ pub(crate) struct Snapshot {
     /// Quota of the failed attempts of an address; `None` for no limit.
     pub(crate) failed_attempts: Option<AttemptQuota>,
     pub(crate) groups: Groups,
+    /// What keys may need of the configuration.
+    pub(crate) provided: Provided,
     /// Whether the holder of a key sees its own limits.
     pub(crate) self_service: bool,
     /// Windows of a key that has no rate limits of its own.
@@ -100,6 +103,7 @@ impl Snapshot {
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
             self_service: config.self_service,
+            provided: Provided::by(config).kept(limiter.keeps_budgets()),
             groups: Groups::new(&config.groups, limiter),
             default_windows: config.rate_limits.iter().map(|quota| limiter.window(None, *quota)).collect(),
             default_max_concurrent: config.max_concurrent,

@@ -20,9 +20,10 @@ use super::answer::{AdminBody, data};
 use super::keys;
 use super::new_key::{NewKey, ahead, given, now};
 use super::state::Admin;
-use crate::config::{AgeAction, StorePlace};
+use crate::config::{AgeAction, Position, StorePlace};
 use crate::denial::Denial;
 use crate::key_store::edit::{EditError, Editor};
+use crate::key_store::provisions::Provisions;
 use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
@@ -160,6 +161,12 @@ fn open(place: &StorePlace, admin: &Admin) -> Result<Editor, EditError> {
 fn create(place: &StorePlace, wanted: NewKey, admin: &Admin) -> Result<Done, Denial> {
     let token = new_token(None)?;
     let record = wanted.record(&token, now())?;
+    let snapshot = admin.gateway.snapshot.load();
+    let provisions = Provisions::Of(&snapshot.provided);
+    if let Some(fault) = provisions.fault(&record, Path::new("body"), Position::default()) {
+        // The next reload would refuse the store.
+        return Err(Denial::key_conflict(format!("The configuration does not allow it: {}", fault.message)));
+    }
     let refused = |error| refused(error, place.path(), "create --permissions …");
     open(place, admin).map_err(refused)?.add(std::slice::from_ref(&record)).map_err(refused)?;
     Ok(Done { key_id: record.id, token: Some(token) })

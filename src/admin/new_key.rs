@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::decode::parse_duration;
-use crate::config::{Quota, Unit, has_repeated_window};
+use crate::config::{Quota, Unit, Zone, has_repeated_window};
 use crate::denial::Denial;
 use crate::key_store::yaml;
 use crate::keys::KeyRecord;
@@ -27,6 +27,8 @@ pub(super) struct NewKey {
     expires_in: Option<String>,
     /// The parsed rate limits; empty if `fields` contains no rate limits.
     quotas: Vec<Quota>,
+    /// What keeps the budgets from being those of a key; `None` if nothing does.
+    wrong_budgets: Option<&'static str>,
 }
 
 impl<'de> Deserialize<'de> for NewKey {
@@ -95,7 +97,9 @@ impl NewKey {
                 serde_json::to_value(limits).map_err(A::Error::custom)?
             }
             Form::Budgets => {
-                serde_json::to_value(map.next_value::<Vec<NewBudget>>()?).map_err(A::Error::custom)?
+                let budgets: Vec<NewBudget> = map.next_value()?;
+                self.wrong_budgets = wrong_budgets(&budgets);
+                serde_json::to_value(budgets).map_err(A::Error::custom)?
             }
             Form::OutputCap => {
                 serde_json::to_value(map.next_value::<NewOutputCap>()?).map_err(A::Error::custom)?
@@ -118,6 +122,9 @@ impl NewKey {
         }
         if has_repeated_window(&self.quotas) {
             return Err(Denial::key_conflict("Two limits are over the same window"));
+        }
+        if let Some(wrong) = self.wrong_budgets {
+            return Err(Denial::key_conflict(wrong));
         }
         let mut fields = self.fields;
         fields.insert("id".to_owned(), Value::String(token.key_id()));
@@ -185,6 +192,24 @@ struct NewBudget {
     every: String,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
+}
+
+/// Says what keeps budgets from being those of a key, although each of them has the form of a budget.
+fn wrong_budgets(budgets: &[NewBudget]) -> Option<&'static str> {
+    let unit = |budget: &NewBudget| {
+        [budget.requests, budget.tokens, budget.input_tokens, budget.output_tokens]
+            .iter()
+            .position(Option::is_some)
+    };
+    let is_repeated = |(index, budget): (usize, &NewBudget)| {
+        let mut earlier = budgets.iter().take(index);
+        earlier.any(|other| (unit(other), &other.every) == (unit(budget), &budget.every))
+    };
+    if budgets.iter().enumerate().any(is_repeated) {
+        return Some("Two budgets are of the same unit and period");
+    }
+    let mut zones = budgets.iter().filter_map(|budget| budget.zone.as_deref());
+    zones.any(|zone| Zone::named(zone).is_none()).then_some("No time zone has this name")
 }
 
 #[derive(Debug, Deserialize, Serialize)]

@@ -22,6 +22,12 @@ impl Provided {
         let groups = config.groups.iter().map(|group| group.name.clone()).collect();
         Provided { groups, keeps_budgets: config.keeps_budgets() }
     }
+
+    /// Returns what a running process provides. `keeps_budgets`: whether it keeps budgets, which it begins
+    /// to do at a start alone.
+    pub(crate) fn kept(self, keeps_budgets: bool) -> Self {
+        Provided { keeps_budgets: self.keeps_budgets && keeps_budgets, ..self }
+    }
 }
 
 /// What the keys of a store may need.

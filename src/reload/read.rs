@@ -150,9 +150,7 @@ impl Current {
 
     /// Returns what a configuration has that keys may need. A place to keep budgets takes a restart.
     fn provided(&self, config: &Config) -> Provided {
-        let provided = Provided::by(config);
-        let keeps_budgets = provided.keeps_budgets && self.gateway.limiter.keeps_budgets();
-        Provided { keeps_budgets, ..provided }
+        Provided::by(config).kept(self.gateway.limiter.keeps_budgets())
     }
 
     /// Checks that the configuration has what the keys need. If a key in service needs what it does not

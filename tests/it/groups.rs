@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, Running, Upstream, answer_of, until};
+use crate::harness::{Gateway, Running, Upstream, answer_of, bearward, until};
 
 const GROUPS: &str = "groups:
   - name: team
@@ -117,4 +117,37 @@ async fn a_key_of_an_unknown_group_is_a_fault_and_is_never_let_in() {
         gateway.post("/v1/chat/completions", "third", r#"{"model": "x"}"#).await.status == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_api_and_the_commands_make_no_key_that_the_next_reload_would_refuse() {
+    let upstream = Upstream::answering(answer_of("{}")).await;
+    let gateway = gateway(&upstream).await;
+    let create = async |fields: &str| {
+        let body = format!(r#"{{"permissions": ["read"], {fields}}}"#);
+        let head = format!(
+            "POST /api/v1/keys HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer the-admin-token\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut raw = crate::harness::Raw::connect(gateway.admin).await;
+        raw.send(head).await;
+        raw.answer().await
+    };
+    assert_eq!(create(r#""group": "team""#).await.status, 201);
+    for wrong in [
+        r#""group": "unknown""#,
+        r#""budgets": [{"tokens": 5, "every": "day"}]"#,
+        r#""budgets": [{"tokens": 5, "every": "day"}, {"tokens": 6, "every": "day"}]"#,
+        r#""budgets": [{"tokens": 5, "every": "day", "zone": "Mars/Olympus"}]"#,
+    ] {
+        create(wrong).await.assert_denied(409, "KEY_CONFLICT");
+    }
+    assert_eq!(gateway.reload().await.status, 200);
+    let config = gateway.path("bearward.yaml").display().to_string();
+    for (more, is_made) in
+        [("--group=team", true), ("--group=unknown", false), ("--budget=tokens=5M/month", false)]
+    {
+        let made = bearward(&["keys", "create", "--config", &config, "--permissions", "read", more], "");
+        assert_eq!(made.status.success(), is_made, "{}", String::from_utf8_lossy(&made.stderr));
+    }
 }

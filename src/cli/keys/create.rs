@@ -79,6 +79,7 @@ impl Create {
         let path = self.store.path()?;
         let token = Token::generate().map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
         let record = self.record(&token)?;
+        self.store.check_needs(std::slice::from_ref(&record))?;
         let editor = self.store.editor()?;
         let written = editor.add(std::slice::from_ref(&record));
         if written.is_ok() {

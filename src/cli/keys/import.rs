@@ -88,6 +88,7 @@ impl Import {
             return Err(of_list("no keys in it".to_owned()));
         }
         if count > 0 {
+            self.store.check_needs(&records)?;
             editor.add(&records)?;
             let rest = if left_out == 0 { "; the list can go" } else { "" };
             say(&format!("bearward: {count} imported into {}, as hashes{rest}", path.display()));

@@ -7,9 +7,11 @@ use clap::Args;
 
 use crate::cli::config_path::config_path;
 use crate::cli::failure::Failure;
-use crate::config::{Config, StorePlace};
+use crate::config::{Config, Position, StorePlace};
 use crate::key_store::edit::{EditError, Editor};
+use crate::key_store::provisions::{Provided, Provisions};
 use crate::key_store::{Store, id_secret};
+use crate::keys::KeyRecord;
 use crate::keys::id_secret::IdSecret;
 
 /// The arguments that name the store.
@@ -77,6 +79,20 @@ impl ServerAccess {
 }
 
 impl StoreArgument {
+    /// Checks that the configuration, if it is known, has what new keys need.
+    pub(super) fn check_needs(&self, records: &[KeyRecord]) -> Result<(), Failure> {
+        let Some(config) = self.configuration()? else { return Ok(()) };
+        let (provided, path) = (Provided::by(&config), self.path()?);
+        let fault = |record| Provisions::Of(&provided).fault(record, &path, Position::default());
+        match records.iter().find_map(fault) {
+            None => Ok(()),
+            Some(fault) => Err(Failure::Failed(match fault.hint {
+                Some(hint) => format!("{} ({hint})", fault.message),
+                None => fault.message,
+            })),
+        }
+    }
+
     /// Returns the path that `--config` gives.
     pub(super) fn configuration_path(&self) -> Option<PathBuf> {
         self.config.clone()
