@@ -1,4 +1,4 @@
-//! The journal: entries that survive a restart, in a file of the state directory (docs/state.md).
+//! The journal: entries that survive a restart, in a file of the state directory (docs/budgets.md).
 //!
 //! A thread appends the entries that have changed, once a second. A record holds the whole value of
 //! an entry, and the newest record of a key wins, so a lost record costs only what it added since

@@ -1,4 +1,4 @@
-//! The bytes of a journal: its header, and its records (docs/state.md).
+//! The bytes of a journal: its header, and its records (docs/budgets.md).
 //!
 //! Invariant: nothing is allocated or skipped by a length field before the record's checksum is
 //! verified. All numbers are little-endian.
