@@ -238,7 +238,7 @@ class Bearward(Subject):
     `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint`
     (of the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`),
     `key_ids` (number of keys with own series in metrics), `guards` (whether keys are restricted to
-    models and limited in tokens), `binary`.
+    models and limited in tokens), `kept` (whether keys have budgets, and a state directory keeps them), `binary`.
     """
 
     def __init__(self, name, directory, origin, workers, cores, **options):
@@ -265,7 +265,8 @@ class Bearward(Subject):
             f'{{"{unit}":{amount},"per":"{per}"}}'
             for unit, amount, per in [("requests", 10**9, "1m"), ("requests", 4 * 10**9, "1d"), ("tokens", 4 * 10**9, "1d")]
         )
-        return f',"models":["tiny*","other-*"],"rate_limits":[{",".join(limits)}]'
+        budgets = ',"budgets":[{"tokens":4000000000,"every":"month"}]' if self.options.get("kept") else ""
+        return f',"models":["tiny*","other-*"],"rate_limits":[{",".join(limits)}]{budgets}'
 
     def routes(self):
         others = [
@@ -297,12 +298,15 @@ class Bearward(Subject):
             f"  - {{name: origin, endpoints: ['{endpoint}']}}\n"
             f"  - {{name: events, endpoints: ['http://127.0.0.1:{self.origin.events_port}']}}\n"
             "limits: {connections: 12000, idle_timeout: 30m}\n"
-            f"log: {{{self.logs()}}}\n" + self.metrics() + self.routes()
+            f"log: {{{self.logs()}}}\n" + self.metrics() + self.state() + self.routes()
         )
         return [self.options.get("binary") or bearward_binary(), "run", "--config", str(config)]
 
     def logs(self):
         return self.options.get("logs", f"format: json, access: {str(self.options.get('log', True)).lower()}")
+
+    def state(self):
+        return f"state: {{path: {self.directory}/state}}\n" if self.options.get("kept") else ""
 
     def metrics(self):
         return f"metrics: {{key_ids: {self.options['key_ids']}}}\n" if "key_ids" in self.options else ""

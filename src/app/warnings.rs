@@ -36,6 +36,7 @@ pub(super) fn of(
     tls: &[Option<Arc<ListenerTls>>],
 ) -> Vec<String> {
     let mut warnings = of_files(config);
+    warnings.extend(of_state(config));
     warnings.extend(of_trusted_proxies(config));
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
@@ -52,6 +53,16 @@ pub(super) fn of(
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings
+}
+
+/// Returns a warning if the state directory can't be made here.
+fn of_state(config: &Config) -> Option<String> {
+    let path = &config.state.as_ref()?.path;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+    (!parent.is_dir()).then(|| {
+        let parent = parent.display();
+        format!("state.path: {parent} does not exist here, and bearward does not start without it")
+    })
 }
 
 /// Returns warnings about secret files that every user can read, and about files whose changes

@@ -57,18 +57,7 @@ impl State {
     /// no fault.
     pub(crate) fn check(path: &Path) -> Option<Fault> {
         match journal::read(path, |_, _| {}) {
-            Ok(_) => None,
-            // It will be made in its parent.
-            Err(OpenError::Absent(_)) => {
-                match path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir()) {
-                    true => None,
-                    false => {
-                        let fault =
-                            Fault::of_file(Path::new("state.path"), "the directory above it does not exist");
-                        Some(fault.hint("make that directory, and give it to bearward's user"))
-                    }
-                }
-            }
+            Ok(_) | Err(OpenError::Absent(_)) => None,
             Err(error) => Some(Fault::of_file(Path::new("state.path"), error.to_string())),
         }
     }

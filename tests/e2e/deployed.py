@@ -144,6 +144,7 @@ class Files:
         """`args`: more arguments of `bearward keys create`."""
         self.root = root
         (root / "keys").mkdir(parents=True)
+        (root / "lib").mkdir()
         self.key = Gateway.create(root / "keys", "reader", "--permissions", "read", *args)
         (root / "keys.yaml").write_text("keys:\n- " + next((root / "keys").iterdir()).read_text().replace("\n", "\n  "))
         self.authority = trustme.CA()
