@@ -46,7 +46,7 @@ use smallvec::SmallVec;
 
 pub(crate) use ask::{Answer, AnswerOfWindow, Ask, Outcome};
 pub(crate) use attempt_counts::FailedAttempts;
-pub(crate) use budget::{Budget, BudgetState, Passed, ShownBudget};
+pub(crate) use budget::{Ahead, Budget, BudgetState, Passed, ShownBudget};
 pub(crate) use budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement, BudgetTold};
 use companions::Companions;
 pub(crate) use concurrency::ConcurrencyPermit;

@@ -14,4 +14,4 @@ mod usage;
 pub(crate) use directory::State;
 pub(crate) use keeper::{Health, Keeper, Keeping};
 pub(crate) use report::{By, COUNTS, Report, first_day, parts};
-pub(crate) use usage::{last_uses, rows_since};
+pub(crate) use usage::last_uses;

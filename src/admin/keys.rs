@@ -185,7 +185,8 @@ fn of_windows(status: &LimitStatus) -> Vec<Value> {
 /// Returns the usage of the key since the process started.
 fn usage(gateway: &Gateway, id: &str) -> Value {
     let Some(usage) = gateway.usage.find(id) else {
-        return json!({"requests": 0, "refusals": {}, "last_used_at": null, "last_address": null});
+        let last_used = gateway.usage.last_used(id).map(|at| at.to_string());
+        return json!({"requests": 0, "refusals": {}, "last_used_at": last_used, "last_address": null});
     };
     json!({
         "requests": usage.requests(),

@@ -10,7 +10,7 @@ use super::answer::{AdminBody, data};
 use super::state::Admin;
 use crate::config::decode::parse_duration;
 use crate::denial::Denial;
-use crate::state::{By, Report, first_day, parts, rows_since};
+use crate::state::{By, Report, first_day, parts};
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -60,11 +60,12 @@ impl Asked {
     pub(super) fn report(self, admin: &Admin) -> Result<Response<AdminBody>, Denial> {
         let no_state = || Denial::key_conflict("The configuration has no `state`, so no usage is kept");
         let keeping = admin.gateway.keeping.as_ref().ok_or_else(no_state)?;
-        let rows = rows_since(&keeping.path, first_day(Timestamp::now(), self.since));
-        let rows = rows.map_err(|error| {
+        let report = Report::read(&keeping.path, first_day(Timestamp::now(), self.since), self.by);
+        let report = report.map_err(|error| {
             tracing::error!(%error, "usage can't be read");
             Denial::internal()
         })?;
-        Ok(data(&json!({"usage": Report::of(rows, self.by).json()})))
+        report.missing.iter().for_each(|missing| tracing::error!("{missing}"));
+        Ok(data(&json!({"usage": report.json()})))
     }
 }

@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use super::config_path::config_path;
 use super::failure::Failure;
-use super::terminal::print;
+use super::terminal::{print, say};
 use crate::config::Config;
 use crate::config::decode::parse_duration;
-use crate::state::{COUNTS, Report, first_day, parts, rows_since};
+use crate::observe::shown::visible;
+use crate::state::{COUNTS, Report, first_day, parts};
 
 #[derive(Debug, Args)]
 pub(super) struct Usage {
@@ -57,8 +58,9 @@ impl Usage {
         let since = parse_duration(&self.since)
             .ok_or_else(|| Failure::Usage("--since takes a time, as in 30d".to_owned()))?;
         let state = state_directory(self.state.as_ref(), self.config.clone())?;
-        let rows = rows_since(&state, first_day(Timestamp::now(), since));
-        let report = Report::of(rows.map_err(|error| Failure::Failed(error.to_string()))?, by);
+        let report = Report::read(&state, first_day(Timestamp::now(), since), by);
+        let report = report.map_err(|error| Failure::Failed(error.to_string()))?;
+        report.missing.iter().for_each(|missing| say(&format!("bearward: {missing}")));
         match (self.json, self.csv) {
             (true, _) => print(&format!("{}\n", Value::Array(report.json()))),
             (_, true) => print(&csv(&report)),
@@ -72,7 +74,7 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         // The name of a model may hide characters, or break a line.
-        Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Value::String(text) => visible(text).into_owned(),
         other => other.to_string(),
     }
 }
@@ -118,19 +120,19 @@ mod tests {
 
     #[test]
     fn a_model_breaks_no_table_and_runs_no_formula() {
-        let row = |model: &str| {
+        let mut report = Report::new(parts("model").unwrap());
+        for model in ["=1+1", "a,\"b\"\nc"] {
             let key = RowKey {
                 day: "2026-11-29".parse().unwrap(),
                 key: "key_a".to_owned(),
                 group: None,
                 model: Some(model.to_owned()),
             };
-            (key, Counts { requests: 1, ..Counts::default() })
-        };
-        let report = Report::of(vec![row("=1+1"), row("a,\"b\"\nc")], parts("model").unwrap());
+            report.add(key, Counts { requests: 1, ..Counts::default() });
+        }
         let lines: Vec<String> = csv(&report).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "model,requests,input_tokens,cached_tokens,output_tokens,estimated_tokens");
-        assert_eq!(lines[1..], ["'=1+1,1,0,0,0,0", "\"a,\"\"b\"\"\u{fffd}c\",1,0,0,0,0"]);
+        assert_eq!(lines[1..], ["'=1+1,1,0,0,0,0", "\"a,\"\"b\"\"\\u{a}c\",1,0,0,0,0"]);
         assert_eq!(table(&report).lines().count(), 3);
     }
 }

@@ -137,10 +137,10 @@ impl Grant {
     /// 400 if no wait would let the request in.
     pub(crate) fn check_unused(&self, cost: Cost, context: Context<'_>) -> Result<(), Denial> {
         let Some(principal) = &self.principal else { return Ok(()) };
-        let unused = Arc::default();
         let of_key = key_holder(principal.key(), context.limiter, context.snapshot, Some(&self.route));
         let of_group = principal.group().map(|group| group.holder());
         for holder in std::iter::once(of_key).chain(of_group) {
+            let unused = Arc::default();
             let holder = Holder { state: &unused, ..holder };
             context.limiter.charge(&holder, None, cost).map_err(refusal)?;
         }

@@ -52,6 +52,16 @@ struct BudgetUse {
     reserved: u64,
     /// The share of the amount, in per cent, of which the audit log has told.
     told: u8,
+    /// The later period that was left because the clock went back; `None` if it did not.
+    ahead: Option<Ahead>,
+}
+
+/// A period that was left because the clock went back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) start: Timestamp,
+    /// What was used in it.
+    pub(crate) used: u64,
 }
 
 /// A budget as it is kept.
@@ -63,6 +73,8 @@ pub(crate) struct BudgetState {
     /// What requests have used that have ended.
     pub(crate) used: u64,
     pub(crate) told: u8,
+    /// The later period that was left because the clock went back.
+    pub(crate) ahead: Option<Ahead>,
 }
 
 /// A budget as it is shown to people.
@@ -136,15 +148,25 @@ impl BudgetUse {
     /// Makes the use of a budget. `before`: what was kept of it over a restart.
     fn new(budget: &Arc<Budget>, before: Option<BudgetState>, now: Timestamp) -> Self {
         let period = budget.quota.period(now);
-        let mut one = BudgetUse { budget: budget.clone(), period, epoch: 0, used: 0, reserved: 0, told: 0 };
-        if let Some(BudgetState { period, used, told, .. }) = before.filter(|before| now < before.period.end)
-        {
-            (one.used, one.told) = (used, told);
-            // The clock may be behind that of the time before.
-            if period.start > now {
-                one.period = period;
+        let mut one = BudgetUse {
+            budget: budget.clone(),
+            period,
+            epoch: 0,
+            used: 0,
+            reserved: 0,
+            told: 0,
+            ahead: None,
+        };
+        if let Some(BudgetState { period: before, used, told, ahead, .. }) = before {
+            (one.used, one.told, one.ahead) = (used, told, ahead);
+            // The clock may be behind that of the time before. In another zone, the budget goes on in its
+            // period there.
+            let is_over = now >= before.end;
+            if is_over || before.start > now {
+                one.period = before;
             }
         }
+        one.roll(now);
         one
     }
 
@@ -153,16 +175,23 @@ impl BudgetUse {
         if now >= self.period.end {
             self.period = self.budget.quota.period(now);
             self.epoch += 1;
-            (self.used, self.reserved, self.told) = (0, 0, 0);
+            (self.reserved, self.told) = (0, 0);
+            // A clock that went back, and is right again, brings nothing back.
+            self.used = match self.ahead.take_if(|ahead| ahead.start <= self.period.start) {
+                Some(ahead) if ahead.start == self.period.start => ahead.used.max(self.used),
+                _ => 0,
+            };
         } else if self.period.start.duration_since(now) > CLOCK_MAY_GO_BACK {
-            // The clock was wrong when the period began. What was used counts in the right one.
+            // The clock is wrong now, or was wrong when the period began. What was used counts in both.
+            self.ahead = Some(Ahead { start: self.period.start, used: self.used });
             self.period = self.budget.quota.period(now);
         }
     }
 
     fn state(&self) -> BudgetState {
         let BudgetQuota { unit, every, .. } = self.budget.quota;
-        BudgetState { unit, every, period: self.period, used: self.used, told: self.told }
+        let BudgetUse { period, used, told, ahead, .. } = *self;
+        BudgetState { unit, every, period, used, told, ahead }
     }
 
     fn shown(&self) -> ShownBudget {
@@ -217,9 +246,9 @@ impl BudgetUses {
         now: Timestamp,
     ) -> Result<(), Timestamp> {
         let one = self.current(budget, now).ok_or(now)?;
-        let wanted = budget.cost_of(cost);
+        let least = u64::from(cost.least_of(budget.unit()));
         // A request that needs nothing is refused too when nothing is left.
-        if one.left() >= wanted.max(1) { Ok(()) } else { Err(one.period.end) }
+        if one.left() >= least.max(1) { Ok(()) } else { Err(one.period.end) }
     }
 
     /// Charges a budget for a request. Returns what is settled when the request has ended; `None` if
@@ -231,7 +260,8 @@ impl BudgetUses {
         now: Timestamp,
     ) -> Option<BudgetCharge> {
         let one = self.current(budget, now)?;
-        let units = budget.cost_of(cost);
+        // All that is left may be used: what is a guess reserves no more.
+        let units = budget.cost_of(cost).min(one.left());
         if budget.unit() == Unit::Requests {
             one.used = one.used.saturating_add(units);
             return None;
@@ -312,8 +342,10 @@ impl BudgetUses {
 
     /// Whether nothing was used in the periods of `now`.
     pub(super) fn are_unused(&self, now: Timestamp) -> bool {
-        self.uses.iter().all(|one| (one.used == 0 && one.reserved == 0) || now >= one.period.end)
-            && self.restored.iter().all(|before| now >= before.period.end)
+        self.uses
+            .iter()
+            .all(|one| ((one.used == 0 && one.reserved == 0) || now >= one.period.end) && one.ahead.is_none())
+            && self.restored.iter().all(|before| now >= before.period.end && before.ahead.is_none())
     }
 }
 
@@ -332,7 +364,7 @@ mod tests {
     }
 
     fn cost(output_tokens: u32) -> Cost {
-        Cost { output_tokens, ..Cost::REQUEST }
+        Cost { output_tokens, declared_output_tokens: output_tokens, ..Cost::REQUEST }
     }
 
     #[test]
@@ -360,6 +392,44 @@ mod tests {
         assert_eq!(uses.judge(&budget, cost(100), at("2031-01-01T12:00:00Z")), Ok(()));
         uses.charge(&budget, cost(100), at("2031-01-01T12:00:00Z")).unwrap();
         assert_eq!(uses.judge(&budget, cost(1), after), Err(at("2026-12-31T23:00:00Z")));
+        // It begins anew each month until it gets there.
+        let next = at("2026-12-31T23:00:00Z");
+        assert_eq!(uses.judge(&budget, cost(100), next), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_and_is_right_again_brings_nothing_back() {
+        let (budget, mut uses) = (budget(100), BudgetUses::default());
+        let now = at("2026-12-01T12:00:00Z");
+        let open = uses.charge(&budget, cost(90), now).unwrap();
+        uses.settle(&open, cost(90), now);
+        for wrong in ["2026-11-28T12:00:00Z", "1976-01-01T00:00:00Z"] {
+            assert!(uses.judge(&budget, cost(11), at(wrong)).is_err(), "{wrong}");
+            let kept: Vec<_> = uses.states().collect();
+            assert!(uses.judge(&budget, cost(11), now).is_err(), "{wrong}");
+            // The same over a restart while the clock is wrong.
+            let mut again = BudgetUses::restored(kept.clone());
+            assert!(again.judge(&budget, cost(11), now).is_err(), "{wrong}");
+            let mut again = BudgetUses::restored(kept);
+            assert!(again.judge(&budget, cost(11), at(wrong)).is_err(), "{wrong}");
+            assert!(again.judge(&budget, cost(11), now).is_err(), "{wrong}");
+            assert_eq!(again.judge(&budget, cost(10), now), Ok(()), "{wrong}");
+        }
+        assert_eq!(uses.judge(&budget, cost(100), at("2027-01-01T12:00:00Z")), Ok(()));
+    }
+
+    #[test]
+    fn all_of_a_budget_may_be_used() {
+        let (budget, mut uses) = (budget(1000), BudgetUses::default());
+        let now = at("2026-12-01T12:00:00Z");
+        // Nothing is declared: the output is a guess.
+        let guessed = Cost { input_tokens: 5, least_input_tokens: 5, output_tokens: 2000, ..Cost::REQUEST };
+        assert_eq!(uses.judge(&budget, guessed, now), Ok(()));
+        let open = uses.charge(&budget, guessed, now).unwrap();
+        assert!(uses.judge(&budget, guessed, now).is_err(), "all of it is reserved");
+        uses.settle(&open, cost(994), now);
+        assert_eq!(uses.judge(&budget, guessed, now), Ok(()));
+        assert!(uses.judge(&budget, cost(7), now).is_err(), "a number that is declared must be left");
     }
 
     #[test]

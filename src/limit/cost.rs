@@ -11,12 +11,20 @@ pub(crate) struct Cost {
     /// could help, since an estimate that follows earlier answers may be too high.
     pub(crate) least_input_tokens: u32,
     pub(crate) output_tokens: u32,
+    /// Tokens of the output that the request asks for. The rest of `output_tokens` is a guess, of which a
+    /// budget reserves no more than it has left.
+    pub(crate) declared_output_tokens: u32,
 }
 
 impl Cost {
     /// The cost of one request whose tokens are not counted.
-    pub(crate) const REQUEST: Cost =
-        Cost { requests: 1, input_tokens: 0, least_input_tokens: 0, output_tokens: 0 };
+    pub(crate) const REQUEST: Cost = Cost {
+        requests: 1,
+        input_tokens: 0,
+        least_input_tokens: 0,
+        output_tokens: 0,
+        declared_output_tokens: 0,
+    };
 
     /// Returns the cost of the request in one unit.
     pub(crate) fn of(self, unit: Unit) -> u32 {
@@ -26,5 +34,17 @@ impl Cost {
             Unit::InputTokens => self.input_tokens,
             Unit::OutputTokens => self.output_tokens,
         }
+    }
+
+    /// Returns the least that the request needs in one unit, without guesses.
+    pub(crate) fn least_of(self, unit: Unit) -> u32 {
+        let (input, output) = (self.least_input_tokens, self.declared_output_tokens);
+        let least = match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => input.saturating_add(output),
+            Unit::InputTokens => input,
+            Unit::OutputTokens => output,
+        };
+        least.min(self.of(unit))
     }
 }

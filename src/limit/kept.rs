@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::budget::{BudgetState, BudgetUses, Passed};
@@ -22,6 +24,8 @@ pub(crate) struct KeptWindow {
     pub(crate) field: String,
     /// When the window is full again.
     pub(crate) full_at: Timestamp,
+    /// The time until then when it was kept. If the clock is behind now, no more is refused.
+    pub(crate) ahead: Duration,
 }
 
 /// The holders of which something has changed that is kept.
@@ -60,7 +64,11 @@ impl KeyState {
             let ahead = SignedDuration::from_nanos(i64::try_from(ahead).unwrap_or(i64::MAX));
             wall.checked_add(ahead).unwrap_or(Timestamp::MAX)
         };
-        let windows = windows.kept(now).map(|(field, ahead)| KeptWindow { field, full_at: full_at(ahead) });
+        let windows = windows.kept(now).map(|(field, ahead)| KeptWindow {
+            field,
+            full_at: full_at(ahead),
+            ahead: Duration::from_nanos(ahead),
+        });
         ToKeep { kept: Kept { budgets: budgets.states().collect(), windows: windows.collect() }, passed }
     }
 }
@@ -68,11 +76,15 @@ impl KeyState {
 impl Kept {
     /// Returns the use of windows and budgets that was kept.
     pub(super) fn into_uses(self, now: u64, wall: Timestamp) -> Uses {
-        let arrival = |full_at: Timestamp| {
-            let ahead = full_at.duration_since(wall).as_nanos();
-            now.saturating_add(u64::try_from(ahead).unwrap_or(0))
+        let arrival = |window: &KeptWindow| {
+            let ahead = window.full_at.duration_since(wall).as_nanos();
+            let ahead = u64::try_from(ahead).unwrap_or(0);
+            now.saturating_add(ahead.min(u64::try_from(window.ahead.as_nanos()).unwrap_or(u64::MAX)))
         };
-        let windows = self.windows.into_iter().map(|window| (window.field, arrival(window.full_at)));
+        let windows = self.windows.into_iter().map(|window| {
+            let arrival = arrival(&window);
+            (window.field, arrival)
+        });
         Uses { windows: WindowUses::restored(windows.collect()), budgets: BudgetUses::restored(self.budgets) }
     }
 }

@@ -4,7 +4,6 @@
 //! Only rows of days that are not written yet are in memory, at most [`MOST_MODELS`] models of a key
 //! for each day.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -93,18 +92,18 @@ impl Row {
 
 impl Counts {
     pub(crate) fn add(&mut self, other: Counts) {
-        self.requests += other.requests;
-        self.input += other.input;
-        self.cached += other.cached;
-        self.output += other.output;
-        self.estimated += other.estimated;
+        self.requests = self.requests.saturating_add(other.requests);
+        self.input = self.input.saturating_add(other.input);
+        self.cached = self.cached.saturating_add(other.cached);
+        self.output = self.output.saturating_add(other.output);
+        self.estimated = self.estimated.saturating_add(other.estimated);
     }
 
     fn of_request(tokens: Option<Tokens>) -> Self {
         let Some(Tokens { input, cached, output, by }) = tokens else {
             return Counts { requests: 1, ..Counts::default() };
         };
-        let estimated = if by == TokensBy::Estimated { input + output } else { 0 };
+        let estimated = if by == TokensBy::Estimated { input.saturating_add(output) } else { 0 };
         Counts { requests: 1, input, cached: cached.unwrap_or(0), output, estimated }
     }
 }
@@ -117,6 +116,11 @@ impl Ledger {
         }
         let new = || Arc::new(KeyLedger::new(key));
         self.by_key.entry(key.to_owned()).or_insert_with(new).value().clone()
+    }
+
+    /// Returns when a key was last used, if that is known.
+    pub(crate) fn last_used(&self, key: &str) -> Option<Timestamp> {
+        self.by_key.get(key)?.last_used()
     }
 
     /// Restores a row that was kept over a restart.
@@ -197,7 +201,8 @@ impl Ledger {
     pub(crate) fn forget_before(&self, today: Date) {
         self.by_key.retain(|_, of_key| {
             of_key.rows().retain(|row| row.day >= today || row.is_changed);
-            Arc::strong_count(of_key) > 1 || !of_key.rows().is_empty()
+            // When a key was last used is shown for as long as the process runs.
+            Arc::strong_count(of_key) > 1 || !of_key.rows().is_empty() || of_key.last_used().is_some()
         });
     }
 }
@@ -275,29 +280,6 @@ impl KeyLedger {
 /// Returns the day of an instant, in UTC.
 pub(crate) fn day_of(at: Timestamp) -> Date {
     at.to_zoned(TimeZone::UTC).date()
-}
-
-/// Returns the sum of rows by the parts of their keys that `by` leaves.
-pub(crate) fn summed(
-    rows: impl Iterator<Item = (RowKey, Counts)>,
-    by: impl Fn(RowKey) -> SumKey,
-) -> Vec<(SumKey, Counts)> {
-    let mut sums: HashMap<SumKey, Counts> = HashMap::new();
-    for (key, counts) in rows {
-        sums.entry(by(key)).or_default().add(counts);
-    }
-    let mut sums: Vec<_> = sums.into_iter().collect();
-    sums.sort_by(|a, b| a.0.cmp(&b.0));
-    sums
-}
-
-/// The part of a row's key by which rows are summed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SumKey {
-    pub(crate) day: Option<Date>,
-    pub(crate) key: Option<String>,
-    pub(crate) group: Option<String>,
-    pub(crate) model: Option<String>,
 }
 
 #[cfg(test)]

@@ -69,6 +69,12 @@ impl UsageBook {
         self.by_id.get(key_id).map(|usage| usage.value().clone())
     }
 
+    /// Returns when the key with this id was last used, also before the start if that was kept.
+    pub(crate) fn last_used(&self, key_id: &str) -> Option<Timestamp> {
+        let here = self.find(key_id).and_then(|usage| usage.last_used());
+        here.or_else(|| self.ledger.as_ref()?.last_used(key_id))
+    }
+
     fn label(&self, key_id: &str) -> KeyLabel {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
         if labelled.by_number.len() >= self.max_labels {

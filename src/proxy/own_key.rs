@@ -78,7 +78,9 @@ fn shown(principal: &Principal, context: Context<'_>) -> Value {
     let (mut limits, mut budgets) = (Vec::new(), Vec::new());
     for holder in gate::holders(principal, context) {
         let status = context.limiter.status(&holder);
-        limits.extend(status.windows().map(|(policy, quota, remaining, resets)| {
+        // A limit that only counts is not shown, as in the headers of answers.
+        let enforced = status.windows().filter(|(_, quota, _, _)| quota.is_enforced);
+        limits.extend(enforced.map(|(policy, quota, remaining, resets)| {
             json!({
                 "policy": policy,
                 "limit": quota.amount,

@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(super) journal: Journal,
     /// All entries of the journal, as they are written.
     pub(super) entries: HashMap<Vec<u8>, Vec<u8>>,
+    /// What is to be written first.
+    pub(super) pending: HashMap<Vec<u8>, Vec<u8>>,
     /// Usage of keys, which requests add to.
     pub(crate) ledger: Arc<Ledger>,
     pub(super) today: DayJournal,
@@ -45,12 +47,18 @@ impl State {
                     kept.entry(holder).or_default().windows.push(window)
                 }
                 Some(Entry::LastUse { key, at }) => ledger.restore_last_use(&key, at),
-                Some(Entry::Usage { .. }) | None => {}
+                Some(Entry::Usage { .. } | Entry::Born { .. }) | None => {}
             }
         }
         let today = DayJournal::open(path, day_of(now), |key, counts| ledger.restore(key, counts));
         let today = today.map_err(fault)?;
-        Ok((State { path: path.to_owned(), journal, entries, ledger, today }, kept))
+        let born = Entry::Born { at: now }.encode();
+        // What is not in the journal yet is written first.
+        let pending = match entries.contains_key(&born.0) {
+            true => HashMap::new(),
+            false => HashMap::from([born]),
+        };
+        Ok((State { path: path.to_owned(), journal, entries, pending, ledger, today }, kept))
     }
 
     /// Looks whether the directory can be read, without a change. A directory that does not exist yet is

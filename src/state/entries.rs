@@ -1,13 +1,14 @@
 //! The entries of the journals, as text: keys and values are JSON, so that people can read them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use crate::config::{Every, Period, Unit};
-use crate::limit::{BudgetState, KeptWindow};
+use crate::limit::{Ahead, BudgetState, KeptWindow};
 use crate::observe::ledger::{Counts, RowKey};
 
 /// Number of days for which usage, and when a key was last used, is kept.
@@ -16,12 +17,16 @@ pub(super) const KEPT_DAYS: i64 = 400;
 /// An entry of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// `["budget", HOLDER, UNIT, EVERY]`: `{"from", "to", "used", "told"}`. Times are RFC 3339.
+    /// `["budget", HOLDER, UNIT, EVERY]`: `{"from", "to", "used", "told"}`, and `"ahead": {"from", "used"}`
+    /// for a later period that was left because the clock went back. Times are RFC 3339.
     Budget { holder: String, state: BudgetState },
-    /// `["window", HOLDER, FIELD]`: when the window is full.
+    /// `["window", HOLDER, FIELD]`: `{"full_at", "ahead_ms"}`: when the window is full, and the time until
+    /// then when it was written.
     Window { holder: String, window: KeptWindow },
     /// `["last_used", KEY]`: a time.
     LastUse { key: String, at: Timestamp },
+    /// `["born"]`: when the directory was made.
+    Born { at: Timestamp },
     /// `["usage", DAY, KEY, GROUP, MODEL]`: `[requests, input, cached, output, estimated]`.
     Usage { key: RowKey, counts: Counts },
 }
@@ -31,16 +36,23 @@ impl Entry {
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
         let (key, value) = match self {
             Entry::Budget { holder, state } => {
-                let BudgetState { unit, every, period, used, told } = state;
+                let BudgetState { unit, every, period, used, told, ahead } = state;
                 let Period { start, end } = period;
-                let value =
+                let mut value =
                     json!({"from": start.to_string(), "to": end.to_string(), "used": used, "told": told});
+                if let (Some(ahead), Some(fields)) = (ahead, value.as_object_mut()) {
+                    let ahead = json!({"from": ahead.start.to_string(), "used": ahead.used});
+                    fields.insert("ahead".to_owned(), ahead);
+                }
                 (json!(["budget", holder, unit.field(), every.name()]), value)
             }
             Entry::Window { holder, window } => {
-                (json!(["window", holder, window.field]), json!(window.full_at.to_string()))
+                let ahead = u64::try_from(window.ahead.as_millis()).unwrap_or(u64::MAX);
+                let value = json!({"full_at": window.full_at.to_string(), "ahead_ms": ahead});
+                (json!(["window", holder, window.field]), value)
             }
             Entry::LastUse { key, at } => (json!(["last_used", key]), json!(at.to_string())),
+            Entry::Born { at } => (json!(["born"]), json!(at.to_string())),
             Entry::Usage { key, counts } => {
                 let RowKey { day, key, group, model } = key;
                 let Counts { requests, input, cached, output, estimated } = counts;
@@ -66,13 +78,22 @@ impl Entry {
                     period: Period { start: time(value.get("from")?)?, end: time(value.get("to")?)? },
                     used: value.get("used")?.as_u64()?,
                     told: u8::try_from(value.get("told")?.as_u64()?).ok()?,
+                    ahead: match value.get("ahead") {
+                        Some(ahead) => Some(Ahead {
+                            start: time(ahead.get("from")?)?,
+                            used: ahead.get("used")?.as_u64()?,
+                        }),
+                        None => None,
+                    },
                 };
                 Entry::Budget { holder: text(1)?, state }
             }
             "window" => {
-                let window = KeptWindow { field: text(2)?, full_at: time(&value)? };
+                let ahead = Duration::from_millis(value.get("ahead_ms")?.as_u64()?);
+                let window = KeptWindow { field: text(2)?, full_at: time(value.get("full_at")?)?, ahead };
                 Entry::Window { holder: text(1)?, window }
             }
+            "born" => Entry::Born { at: time(&value)? },
             "last_used" => Entry::LastUse { key: text(1)?, at: time(&value)? },
             "usage" => {
                 let day: Date = text(1)?.parse().ok()?;
@@ -94,10 +115,12 @@ impl Entry {
     /// Whether the entry says nothing any more: the period of its budget is over, or its window is full.
     pub(super) fn is_over(&self, now: Timestamp, oldest_use: Timestamp) -> bool {
         match self {
-            Entry::Budget { state, .. } => state.period.end <= now,
+            Entry::Budget { state, .. } => {
+                state.period.end <= now && state.ahead.is_none_or(|ahead| ahead.start <= now)
+            }
             Entry::Window { window, .. } => window.full_at <= now,
             Entry::LastUse { at, .. } => *at < oldest_use,
-            Entry::Usage { .. } => false,
+            Entry::Usage { .. } | Entry::Born { .. } => false,
         }
     }
 }
@@ -118,8 +141,16 @@ mod tests {
     fn entries_are_read_as_they_were_written() {
         let at: Timestamp = "2026-11-29T12:00:00.123456Z".parse().unwrap();
         let period = Period { start: at, end: "2026-12-01T00:00:00Z".parse().unwrap() };
-        let state =
-            BudgetState { unit: Unit::InputTokens, every: Every::Week, period, used: u64::MAX, told: 80 };
+        let state = BudgetState {
+            unit: Unit::InputTokens,
+            every: Every::Week,
+            period,
+            used: u64::MAX,
+            told: 80,
+            ahead: None,
+        };
+        let ahead = Some(Ahead { start: at, used: 7 });
+        let left = BudgetState { ahead, ..state.clone() };
         let row = RowKey {
             day: "2026-11-29".parse().unwrap(),
             key: "key_a".to_owned(),
@@ -129,9 +160,15 @@ mod tests {
         let counts = Counts { requests: 1, input: 2, cached: 3, output: 4, estimated: 5 };
         for entry in [
             Entry::Budget { holder: "group:g".to_owned(), state },
+            Entry::Budget { holder: "key_a".to_owned(), state: left },
+            Entry::Born { at },
             Entry::Window {
                 holder: "key_a".to_owned(),
-                window: KeptWindow { field: "/tokens/3600".to_owned(), full_at: at },
+                window: KeptWindow {
+                    field: "/tokens/3600".to_owned(),
+                    full_at: at,
+                    ahead: Duration::from_millis(1500),
+                },
             },
             Entry::LastUse { key: "key_a".to_owned(), at },
             Entry::Usage { key: row, counts },

@@ -23,8 +23,6 @@ use crate::thread_supervisor::Ended;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two log lines about a disk that can't be written.
 const TROUBLE_AGAIN: Duration = Duration::from_secs(60);
-/// The number of journals of days that are open: requests of yesterday end today.
-const OPEN_DAYS: usize = 2;
 
 /// The state of the directory, for the status and metrics.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +50,8 @@ pub(crate) struct Keeper {
     /// What is to be written; an empty value removes an entry.
     pending: HashMap<Vec<u8>, Vec<u8>>,
     days: BTreeMap<Date, DayJournal>,
+    /// The day on which old journals were last removed.
+    cleaned: Option<Date>,
     ledger: Arc<Ledger>,
     changed: Arc<Changed>,
     clock: Clock,
@@ -89,7 +89,7 @@ impl Keeper {
     /// Makes the work of the thread, and its handle. `changed`: the keys and groups that have changed;
     /// `tell`: gets the budgets that have passed a share.
     pub(crate) fn new(state: State, changed: Arc<Changed>, clock: Clock) -> (Self, Keeping) {
-        let State { path, journal, entries, ledger, today } = state;
+        let State { path, journal, entries, pending, ledger, today } = state;
         let live_bytes = entries.iter().map(|(key, value)| record_bytes(key.len(), value.len())).sum();
         let health = Arc::new(Mutex::new(Health { bytes: journal.bytes(), ..Health::default() }));
         let (sender, stop) = channel();
@@ -99,8 +99,9 @@ impl Keeper {
             journal,
             written: entries,
             live_bytes,
-            pending: HashMap::new(),
+            pending,
             days: BTreeMap::from([(today.day, today)]),
+            cleaned: None,
             ledger,
             changed,
             clock,
@@ -210,12 +211,15 @@ impl Keeper {
     /// Writes usage, and when keys were last used.
     fn write_usage(&mut self, now: Timestamp) -> io::Result<()> {
         let today = day_of(now);
-        if let Some((last, _)) = self.days.last_key_value()
-            && *last < today
-        {
-            self.ledger.forget_before(today.yesterday().unwrap_or(today));
-            remove_old(&self.path, today)?;
+        let yesterday = today.yesterday().unwrap_or(today);
+        if self.cleaned != Some(today) {
+            self.cleaned = Some(today);
+            self.ledger.forget_before(yesterday);
+            remove_old(&self.path, today);
         }
+        // A row of an earlier day is not in memory any more. Its journal is opened anew, so that what was
+        // counted before is added.
+        self.days.retain(|day, _| *day >= yesterday);
         let Entries { rows, last_used } = self.ledger.take_changed(today);
         let last_used = last_used.into_iter().map(|(key, at)| Entry::LastUse { key, at }.encode());
         self.pending.extend(last_used);
@@ -244,20 +248,17 @@ impl Keeper {
             before.insert(key, counts);
         });
         let mut journal = opened.map_err(io::Error::other)?;
-        let rows = rows.iter().map(|(key, counts)| {
+        let sums = rows.iter().map(|(key, counts)| {
             let mut sum = *counts;
-            if let Some(before) = before.get(key) {
-                sum.add(*before);
-                self.ledger.add(key, *before);
-            }
+            sum.add(before.get(key).copied().unwrap_or_default());
             (key.clone(), sum)
         });
-        let rows: Vec<_> = rows.collect();
-        journal.write(&rows)?;
-        self.days.insert(day, journal);
-        while self.days.len() > OPEN_DAYS {
-            self.days.pop_first();
+        journal.write(&sums.collect::<Vec<_>>())?;
+        // Only what is written is added: a row that could not be written is written again.
+        for (key, _) in rows {
+            self.ledger.add(key, before.get(key).copied().unwrap_or_default());
         }
+        self.days.insert(day, journal);
         Ok(())
     }
 }

@@ -1,12 +1,16 @@
 //! Reports of usage: rows of the ledger, summed by the parts of their keys that somebody asks for.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::observe::ledger::{Counts, RowKey, SumKey, day_of, summed};
+use super::usage::each_row_since;
+use crate::journal::OpenError;
+use crate::observe::ledger::{Counts, RowKey, day_of};
 
 /// A part of the key of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,18 @@ pub(crate) const COUNTS: [&str; 5] =
 #[derive(Debug)]
 pub(crate) struct Report {
     by: Vec<By>,
-    sums: Vec<(SumKey, Counts)>,
+    sums: BTreeMap<SumKey, Counts>,
+    /// What could not be read, for people.
+    pub(crate) missing: Vec<String>,
+}
+
+/// The part of a row's key by which rows are summed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct SumKey {
+    day: Option<Date>,
+    key: Option<String>,
+    group: Option<String>,
+    model: Option<String>,
 }
 
 /// Parses a list of parts, as in `key,model`. Returns `None` for an unknown part.
@@ -48,14 +63,32 @@ pub(crate) fn first_day(now: Timestamp, span: Duration) -> Date {
 }
 
 impl Report {
-    pub(crate) fn of(rows: Vec<(RowKey, Counts)>, by: Vec<By>) -> Self {
-        let sums = summed(rows.into_iter(), |RowKey { day, key, group, model }| SumKey {
-            day: by.contains(&By::Day).then_some(day),
-            key: by.contains(&By::Key).then_some(key),
-            group: group.filter(|_| by.contains(&By::Group)),
-            model: model.filter(|_| by.contains(&By::Model)),
-        });
-        Report { by, sums }
+    pub(crate) fn new(by: Vec<By>) -> Self {
+        Report { by, sums: BTreeMap::new(), missing: Vec::new() }
+    }
+
+    /// Reads the rows of all days from `since` on. Days that can't be read are left out, and named.
+    ///
+    /// # Errors
+    ///
+    /// The state directory can't be read.
+    pub(crate) fn read(state: &Path, since: Date, by: Vec<By>) -> Result<Self, OpenError> {
+        let mut report = Report::new(by);
+        let unreadable = each_row_since(state, since, |key, counts| report.add(key, counts))?;
+        let missing = |(day, error): (Date, OpenError)| format!("the usage of {day} is left out: {error}");
+        report.missing = unreadable.into_iter().map(missing).collect();
+        Ok(report)
+    }
+
+    pub(crate) fn add(&mut self, RowKey { day, key, group, model }: RowKey, counts: Counts) {
+        let has = |part: By| self.by.contains(&part);
+        let sum = SumKey {
+            day: has(By::Day).then_some(day),
+            key: has(By::Key).then_some(key),
+            group: group.filter(|_| has(By::Group)),
+            model: model.filter(|_| has(By::Model)),
+        };
+        self.sums.entry(sum).or_default().add(counts);
     }
 
     /// Returns the names of the columns.
@@ -101,20 +134,22 @@ mod tests {
             model: Some(model.to_owned()),
         };
         let counts = Counts { requests: 1, input: 2, cached: 1, output: 3, estimated: 0 };
-        let rows = || {
-            vec![
-                (row("2026-11-29", "key_b", "m"), counts),
-                (row("2026-11-28", "key_a", "m"), counts),
-                (row("2026-11-28", "key_a", "n"), counts),
-            ]
+        let of = |by: &str| {
+            let mut report = Report::new(parts(by).unwrap());
+            for (day, key, model) in
+                [("2026-11-29", "key_b", "m"), ("2026-11-28", "key_a", "m"), ("2026-11-28", "key_a", "n")]
+            {
+                report.add(row(day, key, model), counts);
+            }
+            report
         };
-        let report = Report::of(rows(), parts("model, key").unwrap());
+        let report = of("model, key");
         assert_eq!(report.columns()[..2], ["key", "model"]);
         assert_eq!(report.rows().count(), 3);
-        let report = Report::of(rows(), parts("key").unwrap());
+        let report = of("key");
         let sum = json!({"key": "key_a", "requests": 2, "input_tokens": 4, "cached_tokens": 2, "output_tokens": 6, "estimated_tokens": 0});
         assert_eq!(report.json()[0], sum);
-        assert_eq!(Report::of(rows(), parts("group").unwrap()).json()[0]["group"], Value::Null);
+        assert_eq!(of("group").json()[0]["group"], Value::Null);
         assert_eq!(parts("key,week"), None);
     }
 

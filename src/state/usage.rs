@@ -1,7 +1,9 @@
 //! The journals of usage, one for each day.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
@@ -10,6 +12,7 @@ use jiff::{Timestamp, ToSpan};
 use super::entries::{Entry, KEPT_DAYS, take};
 use crate::journal::{self, Journal, OpenError, record_bytes};
 use crate::observe::ledger::{Counts, RowKey};
+use crate::random_id::random_id;
 
 /// The name of the directory with a directory for each day.
 const USAGE: &str = "usage";
@@ -31,14 +34,31 @@ impl DayJournal {
         mut restore: impl FnMut(RowKey, Counts),
     ) -> Result<Self, OpenError> {
         let directory = state.join(USAGE);
-        if let Err(error) = std::fs::create_dir(&directory)
+        if let Err(error) = DirBuilder::new().mode(0o700).create(&directory)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(OpenError::system("create", &directory, error));
         }
-        let mut entries = HashMap::new();
         let path = directory.join(day.to_string());
-        let (journal, _recovered) = Journal::open(&path, |key, value| take(&mut entries, key, value))?;
+        let mut entries = HashMap::new();
+        let opened = match Journal::open(&path, |key, value| take(&mut entries, key, value)) {
+            // Usage is a report. One that is lost keeps no budget and no start.
+            Err(error @ (OpenError::Lost(_) | OpenError::Foreign(_) | OpenError::Unreadable(_))) => {
+                let aside = directory.join(format!("{day}.damaged-{}", random_id()));
+                std::fs::rename(&path, &aside)
+                    .map_err(|error| OpenError::system("move aside", &path, error))?;
+                let aside = aside.display();
+                tracing::error!(%aside, %error, "the usage of a day can't be read: it was moved aside, and is counted anew");
+                entries.clear();
+                Journal::open(&path, |key, value| take(&mut entries, key, value))
+            }
+            opened => opened,
+        };
+        let (journal, recovered) = opened?;
+        if recovered.damaged.parts > 0 {
+            let path = path.display();
+            tracing::error!(%path, parts = recovered.damaged.parts, "parts of the usage of a day were damaged");
+        }
         for (key, value) in &entries {
             if let Some(Entry::Usage { key, counts }) = Entry::decode(key, value) {
                 restore(key, counts);
@@ -82,7 +102,8 @@ fn days(state: &Path) -> io::Result<Vec<(Date, PathBuf)>> {
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(day) = name.and_then(|name| name.parse::<Date>().ok()) {
+        let day = name.and_then(|name| name.parse::<Date>().ok().filter(|day| day.to_string() == name));
+        if let Some(day) = day.filter(|_| path.is_dir()) {
             days.push((day, path));
         }
     }
@@ -90,36 +111,51 @@ fn days(state: &Path) -> io::Result<Vec<(Date, PathBuf)>> {
     Ok(days)
 }
 
-/// Removes the journals of days that are no longer kept.
-pub(super) fn remove_old(state: &Path, today: Date) -> io::Result<()> {
-    let Ok(oldest) = today.checked_sub(KEPT_DAYS.days()) else { return Ok(()) };
-    for (_, path) in days(state)?.into_iter().filter(|(day, _)| *day < oldest) {
-        std::fs::remove_dir_all(path)?;
+/// Removes the journals of days that are no longer kept. What can't be removed stays.
+pub(super) fn remove_old(state: &Path, today: Date) {
+    let Ok(oldest) = today.checked_sub(KEPT_DAYS.days()) else { return };
+    for (_, path) in days(state).unwrap_or_default().into_iter().filter(|(day, _)| *day < oldest) {
+        if let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "the usage of an old day can't be removed");
+        }
     }
-    Ok(())
 }
 
-/// Returns the rows of all days from `since` on, of a running bearward, too.
+/// Calls `take` with the rows of all days from `since` on, of a running bearward, too. Returns the days that
+/// can't be read, with the reason.
 ///
 /// # Errors
 ///
-/// The directory or a journal can't be read.
-pub(crate) fn rows_since(state: &Path, since: Date) -> Result<Vec<(RowKey, Counts)>, OpenError> {
-    let mut rows = Vec::new();
+/// The directory can't be read.
+pub(crate) fn each_row_since(
+    state: &Path,
+    since: Date,
+    mut take_row: impl FnMut(RowKey, Counts),
+) -> Result<Vec<(Date, OpenError)>, OpenError> {
+    let mut unreadable = Vec::new();
     let days = days(state).map_err(|error| OpenError::system("read", state, error))?;
-    for (_, path) in days.into_iter().filter(|(day, _)| *day >= since) {
+    for (day, path) in days.into_iter().filter(|(day, _)| *day >= since) {
         let mut entries = HashMap::new();
         match journal::read(&path, |key, value| take(&mut entries, key, value)) {
             // The day has just begun, or its journal is being removed.
-            Err(OpenError::Absent(_)) => {}
-            read => drop(read?),
+            Ok(_) | Err(OpenError::Absent(_)) => {}
+            Err(error) => unreadable.push((day, error)),
         }
-        rows.extend(entries.iter().filter_map(|(key, value)| match Entry::decode(key, value)? {
-            Entry::Usage { key, counts } => Some((key, counts)),
-            _ => None,
-        }));
+        for (key, value) in &entries {
+            if let Some(Entry::Usage { key, counts }) = Entry::decode(key, value) {
+                take_row(key, counts);
+            }
+        }
     }
-    Ok(rows)
+    Ok(unreadable)
+}
+
+/// When keys were last used.
+#[derive(Debug, Default)]
+pub(crate) struct LastUses {
+    pub(crate) by_key: HashMap<String, Timestamp>,
+    /// When the directory was made. What was used before is not known; `None` if that is not known either.
+    pub(crate) since: Option<Timestamp>,
 }
 
 /// Returns when each key was last used, of a running bearward, too.
@@ -127,12 +163,16 @@ pub(crate) fn rows_since(state: &Path, since: Date) -> Result<Vec<(RowKey, Count
 /// # Errors
 ///
 /// The journal can't be read.
-pub(crate) fn last_uses(state: &Path) -> Result<HashMap<String, Timestamp>, OpenError> {
+pub(crate) fn last_uses(state: &Path) -> Result<LastUses, OpenError> {
     let mut entries = HashMap::new();
     journal::read(state, |key, value| take(&mut entries, key, value))?;
-    let last_use = |(key, value): (&Vec<u8>, &Vec<u8>)| match Entry::decode(key, value)? {
-        Entry::LastUse { key, at } => Some((key, at)),
-        _ => None,
-    };
-    Ok(entries.iter().filter_map(last_use).collect())
+    let mut uses = LastUses::default();
+    for (key, value) in &entries {
+        match Entry::decode(key, value) {
+            Some(Entry::LastUse { key, at }) => drop(uses.by_key.insert(key, at).is_some()),
+            Some(Entry::Born { at }) => uses.since = Some(at),
+            _ => {}
+        }
+    }
+    Ok(uses)
 }

@@ -38,6 +38,8 @@ pub(crate) struct Estimate {
     /// The input by the ratio with which every model begins, if that is less.
     pub(crate) least_input: u32,
     pub(crate) output: u32,
+    /// The part of the output that the request asks for; the rest is a guess.
+    pub(crate) declared_output: u32,
 }
 
 impl Estimate {
@@ -72,6 +74,7 @@ impl Estimate {
             input: saturated(input),
             least_input: saturated(least_input),
             output: saturated(output.min(cap)),
+            declared_output: saturated(declared_output.min(cap)),
         }
     }
 
@@ -81,6 +84,7 @@ impl Estimate {
             input_tokens: self.input,
             least_input_tokens: self.least_input,
             output_tokens: self.output,
+            declared_output_tokens: self.declared_output,
             ..Cost::REQUEST
         }
     }

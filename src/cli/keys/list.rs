@@ -169,8 +169,14 @@ impl List {
             let since = now.checked_sub(span).unwrap_or(Timestamp::MIN);
             let directory = state_directory(self.state_dir.as_ref(), self.store.configuration_path())?;
             let last_uses = last_uses(&directory).map_err(|error| Failure::Failed(error.to_string()))?;
+            if last_uses.since.is_none_or(|known| known > since) {
+                let known = last_uses.since.map_or_else(|| "now".to_owned(), |known| known.to_string());
+                return Err(Failure::Failed(format!(
+                    "the state directory knows of uses since {known} alone: a key may have been used before"
+                )));
+            }
             rows.retain(|row| {
-                let last = last_uses.get(&row.record.id).copied().or(row.record.created_at);
+                let last = last_uses.by_key.get(&row.record.id).copied().or(row.record.created_at);
                 last.is_none_or(|last| last < since)
             });
         }
