@@ -144,6 +144,8 @@ class Files:
         """`args`: more arguments of `bearward keys create`."""
         self.root = root
         (root / "keys").mkdir(parents=True)
+        # The unit, the image or the volume brings the directory above `state.path`.
+        (root / "lib").mkdir()
         self.key = Gateway.create(root / "keys", "reader", "--permissions", "read", *args)
         (root / "keys.yaml").write_text("keys:\n- " + next((root / "keys").iterdir()).read_text().replace("\n", "\n  "))
         self.authority = trustme.CA()
@@ -225,7 +227,6 @@ class Confined(Running):
         for path in files.root.rglob("*"):
             os.chown(path, 0, self.USER)
             path.chmod(0o750 if path.is_dir() else 0o440)
-        self.volume.mkdir()
         os.chown(self.volume, 0, self.USER)
         self.volume.chmod(0o2770)
         super().__init__(config, ca)
