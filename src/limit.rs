@@ -9,6 +9,7 @@
 
 mod ask;
 mod attempt_counts;
+mod awaited_reply;
 mod budget;
 mod budget_ask;
 mod changes;

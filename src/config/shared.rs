@@ -34,7 +34,8 @@ section! {
         /// out: such a replica refuses requests of keys with limits.
         replicas: Option<u32> = number(1).optional();
         /// What happens while the server is unavailable. share: each replica grants its part of each
-        /// limit. refuse: requests of keys with limits are refused with 503.
+        /// limit. refuse: requests of keys with limits are refused with 503. Requests of keys with
+        /// budgets are refused in both cases.
         when_unavailable: WhenUnavailable = one_of(&CHOICES).or(WhenUnavailable::Share);
     }
 }

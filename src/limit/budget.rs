@@ -282,18 +282,10 @@ impl BudgetUses {
         }
     }
 
-    /// Returns what a request wants of budgets that all replicas share.
-    pub(super) fn wants(
-        &mut self,
-        budgets: &[Arc<Budget>],
-        cost: Cost,
-        now: Timestamp,
-    ) -> Vec<(Arc<Budget>, Period, u64, u64)> {
-        let want = |budget: &Arc<Budget>| {
-            let one = self.current(budget, now)?;
-            Some((budget.clone(), one.period, budget.cost_of(cost), one.used))
-        };
-        budgets.iter().filter_map(want).collect()
+    /// Returns the current period of a budget that all replicas share, and what is known to be used of it.
+    pub(super) fn known_of(&mut self, budget: &Arc<Budget>, now: Timestamp) -> Option<(Period, u64)> {
+        let one = self.current(budget, now)?;
+        Some((one.period, one.used))
     }
 
     /// Notes what the server has told of a budget that all replicas share.
@@ -301,6 +293,14 @@ impl BudgetUses {
         let policy = (budget.quota.unit, budget.quota.every);
         if let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) {
             (one.period, one.used) = (period, used);
+        }
+    }
+
+    /// Adds what was used of a budget that the server has lost, so that it learns of it.
+    pub(super) fn add_known(&mut self, budget: &Arc<Budget>, used: u64) {
+        let policy = (budget.quota.unit, budget.quota.every);
+        if let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) {
+            one.used = one.used.saturating_add(used);
         }
     }
 

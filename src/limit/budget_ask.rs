@@ -21,6 +21,8 @@ pub(crate) struct BudgetWant {
     pub(crate) from: i64,
     pub(crate) to: i64,
     pub(crate) units: u64,
+    /// The least that the request needs; the rest of `units` is a guess.
+    pub(crate) least: u64,
     /// What was used of the budget in this period, as this replica last knew.
     pub(crate) known: u64,
 }
@@ -52,6 +54,15 @@ pub(crate) struct BudgetTold {
     pub(crate) used: u64,
     /// 80 or 100 if the budget has passed this share just now, else 0.
     pub(crate) passed: u8,
+    /// Units that were reserved, or used at once.
+    pub(crate) taken: u64,
+}
+
+impl BudgetTold {
+    /// Whether the server knows of the period.
+    pub(crate) fn is_known(&self) -> bool {
+        self.to > self.from
+    }
 }
 
 impl BudgetAsk {
@@ -59,10 +70,10 @@ impl BudgetAsk {
     /// was granted.
     pub(crate) fn taken_back(&self, answer: &BudgetAnswer) -> Vec<BudgetSettlement> {
         let given_back = |(want, told): (&BudgetWant, &BudgetTold)| {
-            let units = i64::try_from(want.units).unwrap_or(i64::MAX);
+            let units = i64::try_from(told.taken).unwrap_or(i64::MAX);
             let (reserved, used) = match want.budget.unit() {
                 Unit::Requests => (0, -units),
-                _ => (want.units, 0),
+                _ => (told.taken, 0),
             };
             BudgetSettlement { budget: want.budget.clone(), from: told.from, reserved, used }
         };

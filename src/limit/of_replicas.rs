@@ -4,9 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::ask::{Ask, Granted, Reply};
+use super::awaited_reply::AwaitedReply;
 use super::concurrency::ConcurrencyPermit;
 use super::gcra::Window;
 use super::holder::Charge;
@@ -274,29 +273,6 @@ impl Charged {
         self.debits.extend(other.debits);
         let would_refuse = self.would_refuse.or(other.would_refuse);
         Charged { status: self.status.and(other.status), debits: self.debits, would_refuse }
-    }
-}
-
-/// A reply that a request waits for. If the request leaves, or waits no longer, what the reply grants is
-/// given back.
-struct AwaitedReply<T, F: Fn(T)> {
-    reply: oneshot::Receiver<T>,
-    give_back: F,
-}
-
-impl<T, F: Fn(T)> AwaitedReply<T, F> {
-    async fn within(mut self, timeout: Duration) -> Option<T> {
-        tokio::time::timeout(timeout, &mut self.reply).await.ok().and_then(Result::ok)
-    }
-}
-
-impl<T, F: Fn(T)> Drop for AwaitedReply<T, F> {
-    fn drop(&mut self) {
-        // A reply that was received is not there any more.
-        self.reply.close();
-        if let Ok(reply) = self.reply.try_recv() {
-            (self.give_back)(reply);
-        }
     }
 }
 

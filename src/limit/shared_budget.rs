@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 
+use super::awaited_reply::AwaitedReply;
 use super::budget::Budget;
 use super::budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement, BudgetTold, BudgetWant};
 use super::cost::Cost;
@@ -55,9 +55,19 @@ impl KeyState {
     pub(crate) fn note_told<'b>(&self, budgets: impl Iterator<Item = &'b Arc<Budget>>, told: &[BudgetTold]) {
         let mut uses = self.uses();
         let instant = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
-        for (budget, told) in budgets.zip(told) {
+        for (budget, told) in budgets.zip(told).filter(|(_, told)| told.is_known()) {
             let period = Period { start: instant(told.from), end: instant(told.to) };
             uses.budgets.told(budget, period, told.used);
+        }
+    }
+}
+
+impl KeyState {
+    /// Notes what was used of budgets of which the server knows nothing any more.
+    pub(crate) fn note_lost(&self, settlements: &[BudgetSettlement], told: &[BudgetTold]) {
+        let mut uses = self.uses();
+        for (settlement, _) in settlements.iter().zip(told).filter(|(_, told)| !told.is_known()) {
+            uses.budgets.add_known(&settlement.budget, u64::try_from(settlement.used).unwrap_or(0));
         }
     }
 }
@@ -97,17 +107,17 @@ impl Limiter {
             return Err(NotGranted::Unavailable);
         }
         let now = self.clock.wall();
-        let wants = holder.state.uses().budgets.wants(holder.budgets, cost, now);
-        let wants = wants.into_iter().map(|(budget, Period { start, end }, units, known)| BudgetWant {
-            budget,
-            from: start.as_second(),
-            to: end.as_second(),
-            units,
-            known,
-        });
-        let wants = wants.collect();
+        let wants = wants(holder, cost, now);
         let ask = Arc::new(BudgetAsk { state: holder.state.clone(), wants });
-        let answer = within(lender, lender.reserve_budgets(&ask)).await.ok_or(NotGranted::Unavailable)?;
+        // An answer that comes when the request has left, or waits no longer, is given back.
+        let give_back = |answer: BudgetAnswer| {
+            if answer.refused.is_none() {
+                lender.settle_budgets(holder.state, ask.taken_back(&answer));
+            }
+        };
+        let reply = lender.reserve_budgets(&ask);
+        let answer = AwaitedReply { reply, give_back }.within(lender.timeout()).await;
+        let answer = answer.ok_or(NotGranted::Unavailable)?;
         holder.state.note_told(ask.wants.iter().map(|want| &want.budget), &answer.budgets);
         if let Some((index, told)) =
             answer.refused.and_then(|index| Some((index, answer.budgets.get(index)?)))
@@ -122,7 +132,19 @@ impl Limiter {
     }
 }
 
-/// Waits for an answer. One that comes later is given back by whoever brings it.
-async fn within(lender: &Arc<dyn Lender>, answer: oneshot::Receiver<BudgetAnswer>) -> Option<BudgetAnswer> {
-    tokio::time::timeout(lender.timeout(), answer).await.ok().and_then(Result::ok)
+/// Returns what a request wants of a holder's budgets.
+fn wants(holder: &Holder<'_>, cost: Cost, now: Timestamp) -> Vec<BudgetWant> {
+    let mut uses = holder.state.uses();
+    let want = |budget: &Arc<Budget>| {
+        let (Period { start, end }, known) = uses.budgets.known_of(budget, now)?;
+        Some(BudgetWant {
+            budget: budget.clone(),
+            from: start.as_second(),
+            to: end.as_second(),
+            units: u64::from(cost.of(budget.unit())),
+            least: u64::from(cost.least_of(budget.unit())),
+            known,
+        })
+    };
+    holder.budgets.iter().filter_map(want).collect()
 }

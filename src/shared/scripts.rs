@@ -64,7 +64,7 @@ const OF_WINDOW: usize = 7;
 const OF_REQUEST: usize = 4;
 
 /// Number of values that the script of budgets returns for a budget.
-const OF_BUDGET: usize = 4;
+const OF_BUDGET: usize = 5;
 
 impl Default for Scripts {
     fn default() -> Self {
@@ -175,17 +175,18 @@ impl Scripts {
         ask: &BudgetAsk,
     ) -> RedisResult<BudgetAnswer> {
         let mut call = self.budgets.key(key);
-        call.arg("reserve").arg(ask.wants.len());
+        call.key(format!("{key}:settled")).arg("reserve").arg(ask.wants.len());
         for want in &ask.wants {
             let budget = &want.budget;
             call.arg(budget.field()).arg(want.from).arg(want.to).arg(budget.amount());
-            call.arg(want.units).arg(want.known).arg(u8::from(budget.counts_requests()));
+            call.arg(want.units).arg(want.known).arg(want.least).arg(u8::from(budget.counts_requests()));
         }
         let values: Vec<i64> = call.invoke_async(connection).await?;
         of_budgets(&values, ask.wants.len()).ok_or_else(unexpected)
     }
 
-    /// Settles what requests have used of budgets. `key`: the name of the holder's budgets.
+    /// Settles what a request has used of budgets. `key`: the name of the holder's budgets; `id`: that of the
+    /// settlement, which is made once.
     ///
     /// # Errors
     ///
@@ -194,13 +195,14 @@ impl Scripts {
         &self,
         connection: &mut Connection,
         key: &str,
+        id: &str,
         settlements: &[BudgetSettlement],
     ) -> RedisResult<BudgetAnswer> {
         let mut call = self.budgets.key(key);
-        call.arg("settle").arg(settlements.len());
+        call.key(format!("{key}:settled")).arg(id).arg(settlements.len());
         for BudgetSettlement { budget, from, reserved, used } in settlements {
             call.arg(budget.field()).arg(*from).arg(*from).arg(budget.amount());
-            call.arg(*reserved).arg(*used).arg(u8::from(budget.counts_requests()));
+            call.arg(*reserved).arg(*used).arg(0).arg(u8::from(budget.counts_requests()));
         }
         let values: Vec<i64> = call.invoke_async(connection).await?;
         of_budgets(&values, settlements.len()).ok_or_else(unexpected)
@@ -277,11 +279,12 @@ fn of_budgets(values: &[i64], budgets: usize) -> Option<BudgetAnswer> {
         return None;
     }
     let told = |values: &[i64]| match values {
-        [from, to, used, passed] => Some(BudgetTold {
+        [from, to, used, passed, taken] => Some(BudgetTold {
             from: *from,
             to: *to,
             used: u64::try_from(*used).ok()?,
             passed: u8::try_from(*passed).ok()?,
+            taken: u64::try_from(*taken).ok()?,
         }),
         _ => None,
     };

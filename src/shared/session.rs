@@ -20,6 +20,7 @@ use crate::limit::{
     Attempts, AttemptsCounted, Budget, BudgetAnswer, BudgetAsk, BudgetSettlement, KeyState, LeasedSlots,
     Passed,
 };
+use crate::random_id::random_id;
 use crate::redis_link::Connection;
 
 /// Time after which a replica without heartbeats is no longer one of the replicas, and its slots end.
@@ -42,8 +43,10 @@ const SLOTS_DELAY: Duration = Duration::from_millis(20);
 /// Largest number of asks that are under way.
 const MOST_ASKS: usize = 1024;
 
-/// Time after which no answer about budgets is expected any more.
+/// Time after which no answer about a reservation is expected any more, and after which a settlement is sent
+/// again.
 const LATEST_ANSWER: Duration = Duration::from_secs(30);
+const LATEST_SETTLEMENT: Duration = Duration::from_secs(2);
 
 /// Largest number of renewals of slots among these.
 const MOST_RENEWALS: usize = 32;
@@ -87,7 +90,21 @@ pub(super) struct Unsent {
     /// Failed attempts that were counted without the server.
     pub(super) attempts: HashMap<IpAddr, Attempts>,
     /// What requests have used of budgets.
-    pub(super) budgets: Vec<(Arc<KeyState>, Vec<BudgetSettlement>)>,
+    pub(super) budgets: Vec<BudgetReport>,
+}
+
+/// What a request has used of the budgets of one holder.
+pub(super) struct BudgetReport {
+    /// The id, by which the server makes the settlement once.
+    id: String,
+    state: Arc<KeyState>,
+    settlements: Vec<BudgetSettlement>,
+}
+
+impl BudgetReport {
+    pub(super) fn new(state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) -> Self {
+        BudgetReport { id: random_id(), state, settlements }
+    }
 }
 
 impl Session {
@@ -162,7 +179,7 @@ impl Session {
     /// Tells what could not be told before.
     pub(super) fn send_unsent(self: &Rc<Self>, outage: Outage) {
         let Unsent { states, attempts, budgets } = self.later.unsent.take();
-        budgets.into_iter().for_each(|(state, settlements)| self.start_settling(state, settlements));
+        budgets.into_iter().for_each(|report| self.start_settling(report));
         states.into_iter().for_each(|state| self.start(state, outage));
         attempts.into_values().for_each(|attempts| self.start_attempts(attempts, None));
     }
@@ -259,29 +276,38 @@ impl Session {
             if let Err(answer) = reply.send(answer)
                 && answer.refused.is_none()
             {
-                session.start_settling(ask.state.clone(), ask.taken_back(&answer));
+                session.start_settling(BudgetReport::new(ask.state.clone(), ask.taken_back(&answer)));
             }
         });
     }
 
-    /// Starts to settle what requests have used of budgets. A settlement without an answer is not sent again:
-    /// what was reserved then counts as used.
-    pub(super) fn start_settling(self: &Rc<Self>, state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
+    /// Starts to settle what a request has used of budgets. If no answer comes, it is sent again later; the
+    /// server makes it once.
+    pub(super) fn start_settling(self: &Rc<Self>, report: BudgetReport) {
         let session = self.clone();
         tokio::task::spawn_local(async move {
             let Ok(_permit) = session.asks.acquire().await else { return };
-            let (key, mut connection) = (session.budgets_of(&state), session.connection.clone());
-            let settling = session.scripts.settle_budgets(&mut connection, &key, &settlements);
-            if let Ok(Ok(answer)) = timeout(LATEST_ANSWER, settling).await {
-                let budgets = settlements.iter().map(|settlement| &settlement.budget);
-                session.tell_of_budgets(&state, budgets, &answer);
+            let BudgetReport { id, state, settlements } = &report;
+            let (key, mut connection) = (session.budgets_of(state), session.connection.clone());
+            let settling = session.scripts.settle_budgets(&mut connection, &key, id, settlements);
+            match timeout(LATEST_SETTLEMENT, settling).await {
+                Ok(Ok(answer)) => {
+                    let budgets = settlements.iter().map(|settlement| &settlement.budget);
+                    state.note_lost(settlements, &answer.budgets);
+                    session.tell_of_budgets(state, budgets, &answer);
+                }
+                Ok(Err(error)) => {
+                    session.note_error(&error);
+                    session.settle_later(report);
+                }
+                Err(_elapsed) => session.settle_later(report),
             }
         });
     }
 
     /// Settles when the server is available.
-    pub(super) fn later_settle(&self, state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
-        self.later.unsent.borrow_mut().budgets.push((state, settlements));
+    pub(super) fn settle_later(&self, report: BudgetReport) {
+        self.later.unsent.borrow_mut().budgets.push(report);
     }
 
     fn budgets_of(&self, state: &KeyState) -> String {

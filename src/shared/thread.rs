@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::handle::{Ends, Job, Sharing};
 use super::link::{Link, LinkState, Outage, Replica};
 use super::scripts::Heard;
-use super::session::{Later, Session, Told, Unsent};
+use super::session::{BudgetReport, Later, Session, Told, Unsent};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::limit::{Attempts, FailedAttempts, KeyState, LeasedSlots, Passed};
@@ -160,7 +160,7 @@ impl Asker {
                     self.holders.insert(state.id().to_owned(), state);
                 }
                 Ok(Some(Job::SettleBudgets(state, settlements))) => {
-                    later.unsent.borrow_mut().budgets.push((state, settlements));
+                    later.unsent.borrow_mut().budgets.push(BudgetReport::new(state, settlements));
                 }
                 Ok(Some(Job::ReserveBudgets(..))) => {}
                 Ok(Some(Job::TellAttempts(attempts))) => later.unsent.borrow_mut().add_attempts(attempts),
@@ -242,10 +242,10 @@ impl Asker {
             Job::TellAttempts(attempts) => session.start_attempts(attempts, None),
             Job::ReserveBudgets(ask, reply) => session.start_reserving(ask, reply),
             Job::SettleBudgets(state, settlements) if self.link.state().is_available => {
-                session.start_settling(state, settlements);
+                session.start_settling(BudgetReport::new(state, settlements));
             }
             Job::SettleBudgets(state, settlements) => {
-                session.later_settle(state, settlements);
+                session.settle_later(BudgetReport::new(state, settlements));
             }
             Job::Leave(..) => {}
         }

@@ -43,7 +43,7 @@ VALUES = {
     "fixed": {"autoscaling": {"enabled": False}, "image": {"digest": "sha256:" + "0" * 64}},
     "sidecar": SIDECAR,
     "fleet": {"shared": {"enabled": True}, "valkey": {"enabled": True}},
-    "kept fleet": {
+    "large fleet": {
         "autoscaling": {"enabled": False},
         "replicas": 3,
         "shared": {"enabled": True},
@@ -51,9 +51,13 @@ VALUES = {
             "enabled": True,
             "maxMemory": "1gb",
             "resources": {"limits": {"memory": "2Gi"}},
-            "persistence": {"enabled": True},
+            "persistence": {"size": "4Gi", "storageClass": "fast"},
         },
         "config": {"shared": {"prefix": "two", "when_unavailable": "refuse"}},
+    },
+    "forgetful fleet": {
+        "shared": {"enabled": True},
+        "valkey": {"enabled": True, "persistence": {"enabled": False}},
     },
     "sidecar fleet": SIDECAR | {"shared": {"enabled": True}, "valkey": {"enabled": True}},
     "own server": {
@@ -100,7 +104,9 @@ def charted(name):
 
 MANIFESTS = [*((kustomized, name) for name in KUSTOMIZATIONS), *((charted, name) for name in VALUES)]
 # Manifests that contain a Valkey.
-FLEETS = [(kustomized, "gateway-fleet"), (charted, "fleet"), (charted, "kept fleet"), (charted, "sidecar fleet")]
+FLEETS = [
+    (kustomized, "gateway-fleet"), *((charted, name) for name in ("fleet", "large fleet", "forgetful fleet", "sidecar fleet"))
+]  # fmt: skip
 
 
 def objects(manifest, kind=None):
@@ -114,6 +120,12 @@ def workload(manifest):
     """The Deployment or StatefulSet of bearward."""
     found = [*objects(manifest, "Deployment"), *objects(manifest, "StatefulSet")]
     [one] = [one for one in found if not one["metadata"]["name"].endswith("-valkey")]
+    return one
+
+
+def valkey_of(manifest):
+    """The StatefulSet of Valkey."""
+    [one] = [one for one in objects(manifest, "StatefulSet") if one["metadata"]["name"].endswith("-valkey")]
     return one
 
 
@@ -144,6 +156,7 @@ class Files:
         """`args`: more arguments of `bearward keys create`."""
         self.root = root
         (root / "keys").mkdir(parents=True)
+        # The unit, the image or the volume brings the directory above `state.path`.
         (root / "lib").mkdir()
         self.key = Gateway.create(root / "keys", "reader", "--permissions", "read", *args)
         (root / "keys.yaml").write_text("keys:\n- " + next((root / "keys").iterdir()).read_text().replace("\n", "\n  "))
@@ -226,7 +239,6 @@ class Confined(Running):
         for path in files.root.rglob("*"):
             os.chown(path, 0, self.USER)
             path.chmod(0o750 if path.is_dir() else 0o440)
-        self.volume.mkdir()
         os.chown(self.volume, 0, self.USER)
         self.volume.chmod(0o2770)
         super().__init__(config, ca)
@@ -282,6 +294,10 @@ class DeployedValkey:
         if self.process:
             self.process.terminate()
             self.process.wait()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
     def __enter__(self):
         self.run()

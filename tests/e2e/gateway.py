@@ -134,7 +134,8 @@ class Gateway:
     def _read(self, process):
         lines = self.lines
         for line in process.stderr:
-            event = json.loads(line) if line.startswith("{") else {}
+            # The last line of a process that was killed may be cut.
+            event = json.loads(line) if line.startswith("{") and line.endswith("}\n") else {}
             if event.get("message") in ("listening", "admin listening") and ":" in event["address"]:
                 port = event["address"].rsplit(":", 1)[1]
                 if port.isdigit():

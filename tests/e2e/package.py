@@ -157,10 +157,11 @@ def allowed_calls(unit):
 def served(root, unit):
     """Runs the unit's ExecStart as its user; returns the system calls that the unit denies."""
     user, command = of_unit(unit, "User"), shlex.split(of_unit(unit, "ExecStart"))
-    # systemd makes this directory at each start.
+    # The package makes this directory as systemd makes it at each start.
     directory = root / "var/lib" / of_unit(unit, "StateDirectory")
-    directory.mkdir(mode=int(of_unit(unit, "StateDirectoryMode"), 8))
-    shutil.chown(directory, *(int(inside(root, "id", option, user).stdout) for option in ("-u", "-g")))
+    owner, group = (int(inside(root, "id", option, user).stdout) for option in ("-u", "-g"))
+    status_of, mode = directory.stat(), 0o40000 | int(of_unit(unit, "StateDirectoryMode"), 8)
+    assert (status_of.st_uid, status_of.st_gid, status_of.st_mode) == (owner, group, mode)
     keys = of_unit(unit, "ConditionFileNotEmpty")
     assert (root / keys.lstrip("/")).stat().st_size == 0, "with an empty key file, the unit's condition prevents the start"
     refused = inside(root, *command, user=user)

@@ -24,7 +24,7 @@ import yaml
 
 from deployed import (
     ALONE, CHART, DEPLOY, FLEETS, MANIFESTS, SIDECAR, TOOLS, VALKEY, VALUES, Busy, Confined, DeployedValkey, Files, Running,
-    answering, charted, checked, composed, configuration, configurations, kustomized, objects, workload,
+    answering, charted, checked, composed, configuration, configurations, kustomized, objects, valkey_of, workload,
 )  # fmt: skip
 from gateway import ROOT, binary, wait_for
 
@@ -187,6 +187,9 @@ def test_the_charts_claim_is_what_the_values_say():
     assert of_sidecar["spec"]["resources"] == {"requests": {"storage": "500Mi"}}
     pod = workload((charted, "claimed state"))["spec"]["template"]["spec"]
     assert {"name": "state", "persistentVolumeClaim": {"claimName": "budgets"}} in pod["volumes"]
+    [of_valkey] = valkey_of((charted, "large fleet"))["spec"]["volumeClaimTemplates"]
+    assert of_valkey["spec"]["storageClassName"] == "fast"
+    assert of_valkey["spec"]["resources"] == {"requests": {"storage": "4Gi"}}
     # Without `state.enabled`, nothing of it is there.
     assert workload((charted, "gateway"))["kind"] == "Deployment" and "state:" not in charted("gateway")
 
@@ -211,24 +214,26 @@ def test_replicas_that_would_use_one_state_are_refused(values, way_out):
 
 def mib(text):
     """A number of MiB, as Kubernetes or Valkey writes it."""
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi|mb|gb)", text).groups()
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi|mb|gb|m|g)", text).groups()
     return int(number) * {"m": 1, "g": 1024}[unit[0].lower()]
+
+
+def options_of(valkey_conf, *args):
+    """Valkey's options, from its file and from arguments, which win."""
+    given = {name.removeprefix("--"): value for name, value in zip(args[::2], args[1::2], strict=True)}
+    return dict(re.findall(r"(?m)^([\w-]+) (.*)$", valkey_conf)) | given
 
 
 @pytest.mark.parametrize("manifest", FLEETS, ids=lambda manifest: f"{manifest[0].__name__}-{manifest[1]}")
 def test_valkey_is_what_bearward_connects_to_and_only_bearward_reaches_it(manifest):
-    [stateful] = [one for one in objects(manifest, "StatefulSet") if one["metadata"]["name"].endswith("-valkey")]
-    deployment = workload(manifest)
+    stateful, deployment = valkey_of(manifest), workload(manifest)
     name, pod = stateful["metadata"]["name"], stateful["spec"]["template"]["spec"]
     assert stateful["spec"]["replicas"] == 1
     [valkey] = pod["containers"]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    claims = [claim["metadata"]["name"] for claim in stateful["spec"].get("volumeClaimTemplates", [])]
+    claims = {claim["metadata"]["name"]: claim["spec"] for claim in stateful["spec"].get("volumeClaimTemplates", [])}
     assert {mount["name"] for mount in valkey["volumeMounts"]} == {*volumes, *claims} == {"files", "redis", "data"}
     assert [mount["mountPath"] for mount in valkey["volumeMounts"] if not mount.get("readOnly")] == ["/data"]
-    # With an append-only file, the data outlives the pod.
-    args = valkey.get("args", [])
-    assert claims == (["data"] if "--appendonly" in args else [])
 
     shared = yaml.safe_load(configuration(manifest))["shared"]
     user, host = re.fullmatch(r"redis://(\w+)@([\w-]+):6379/0", shared["redis"]).groups()
@@ -251,10 +256,20 @@ def test_valkey_is_what_bearward_connects_to_and_only_bearward_reaches_it(manife
     assert [rule for rule in rules.split() if rule.startswith("~")] == [f"~{prefix}:*", f"~{{{prefix}:*"]
     most = objects(manifest, "HorizontalPodAutoscaler")
     assert shared["replicas"] == (most[0]["spec"]["maxReplicas"] if most else deployment["spec"]["replicas"])
-    # A third of the memory is left for connections and fragmentation, and nothing is evicted.
-    options = dict(re.findall(r"(?m)^([\w-]+) (.*)$", files["valkey.conf"])) | dict(zip(args[::2], args[1::2], strict=True))
-    assert mib(options.get("--maxmemory", options["maxmemory"])) * 1.5 <= mib(valkey["resources"]["limits"]["memory"])
+    # Half of the memory is left for connections, fragmentation and rewrites, and nothing is evicted.
+    options = options_of(files["valkey.conf"], *valkey.get("args", []))
+    assert mib(options["maxmemory"]) * 2 <= mib(valkey["resources"]["limits"]["memory"])
     assert options["maxmemory-policy"] == "noeviction" and "cpu" not in valkey["resources"]["limits"]
+    # The append-only file outlives the pod, and the volume has room for its successor.
+    assert options["dir"] == "/data" and options["appendfsync"] == "everysec"
+    assert (options["appendonly"] == "yes") == (manifest[1] != "forgetful fleet") == ("data" in claims)
+    if claims:
+        context = pod["securityContext"]
+        assert context["fsGroup"] == context["runAsGroup"] and context["fsGroupChangePolicy"] == "OnRootMismatch"
+        assert claims["data"]["accessModes"] == ["ReadWriteOnce"]
+        assert mib(options["maxmemory"]) * 4 <= mib(claims["data"]["resources"]["requests"]["storage"])
+    else:
+        assert volumes["data"]["emptyDir"]["medium"] == "Memory"
 
     policies = {one["metadata"]["name"]: one["spec"] for one in objects(manifest, "NetworkPolicy")}
     policy, others = policies[name], deployment["spec"]["selector"]
@@ -320,15 +335,62 @@ def test_bearward_shares_limits_by_the_deployed_valkey_and_needs_no_more_rights(
         assert "NOAUTH" in valkey.ask("evalsha", script, "1", "bw:own", user=None)
 
 
-def test_the_deployed_valkey_keeps_its_data_if_told_to_and_never_starts_without_a_password(files, tmp_path):
-    for name in ("plain", "kept"):
-        (tmp_path / name).mkdir()
-        args = ["--appendonly", "yes"] if name == "kept" else []
-        with DeployedValkey(files, tmp_path / name, *args) as valkey:
-            assert valkey.ask("hset", "bw:x", "a", "1") == "1"
-            valkey.stop()
-            valkey.run()
-            assert valkey.ask("hget", "bw:x", "a") == ("1" if args else "")
+@pytest.mark.parametrize(
+    "manifest", [(kustomized, "gateway-fleet"), (charted, "fleet"), (charted, "forgetful fleet")], ids=lambda manifest: manifest[1]
+)
+def test_a_budget_in_the_deployed_valkey_survives_a_kill(manifest, tmp_path):
+    files = Files(tmp_path / "of", "--budget", "requests=3/month")
+    trust = ssl.create_default_context(cafile=files.root / "ca.crt")
+    [container] = valkey_of(manifest)["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "valkey").mkdir()
+    text, replaced = re.subn("http://model-server:8000", "http://127.0.0.1:MODEL", files.mapped(configuration(manifest)))
+    assert replaced == 1
+
+    def ask(running):
+        connection = http.client.HTTPSConnection("localhost", running.port, timeout=10, context=trust)
+        with contextlib.closing(connection):
+            connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {files.key}"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())["error"]["code"] if answer.status != 200 else None
+
+    def decided(running):
+        """Whether the budget lets a request pass. After an outage, rate limits begin empty and refuse first."""
+        answers = []
+
+        def is_decided():
+            answers.append(ask(running))
+            return answers[-1] in ((200, None), (429, "BUDGET_EXCEEDED"))
+
+        wait_for("the budget decides", is_decided)
+        return answers[-1][0] == 200
+
+    with answering() as model, DeployedValkey(files, tmp_path / "valkey", *container.get("args", [])) as valkey:
+        text = re.sub(r"@[\w-]+-valkey:6379", f"@127.0.0.1:{valkey.port}", text.replace("MODEL", str(model)))
+        with Running(text, ca=True) as running:
+            assert [decided(running) for _ in range(4)] == [True, True, True, False]
+            used = time.monotonic()
+            wait_for("the file is on disk", lambda: time.monotonic() > used + 1.1)
+            valkey.kill()
+            # No replica guesses what is left of a budget.
+            wait_for("bearward misses Valkey", lambda: ask(running) == (503, "LIMITER_UNAVAILABLE"))
+            running.process.kill()
+        # As after a failure of the machine: the end of the last command is not on the disk.
+        for written in (tmp_path / "valkey" / "data").glob("appendonlydir/*.incr.aof"):
+            with written.open("ab") as file:
+                file.write(b"*4\r\n$4\r\nHSET\r\n$3\r\nbw:")
+        valkey.run()
+        # Another replica, which knows nothing of the budget.
+        with Running(text, ca=True) as running:
+            assert decided(running) == (manifest[1] == "forgetful fleet")
+
+
+def test_the_deployed_valkey_keeps_its_data_and_never_starts_without_a_password(files, tmp_path):
+    (tmp_path / "kept").mkdir()
+    with DeployedValkey(files, tmp_path / "kept") as valkey:
+        assert valkey.ask("hset", "bw:x", "a", "1") == "1"
+        valkey.stop()
+        valkey.run()
+        assert valkey.ask("hget", "bw:x", "a") == "1"
     (tmp_path / "none").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "empty").mkdir()
@@ -383,6 +445,7 @@ def test_only_the_gateway_reaches_model_servers():
         ({"config": {"shared": {"timeout": "50ms"}}}, "/config"),
         ({"shared": {"enabled": True, "redis": "redis://a"}, "config": {"shared": {"redis": "redis://b"}}}, "/config/shared"),
         ({"valkey": {"maxMemory": "256"}}, "/valkey/maxMemory"),
+        ({"valkey": {"persistence": {"size": "large"}}}, "/valkey/persistence/size"),
         (ALONE | {"config": {"state": {"path": "/tmp/state"}}}, "/config"),
         ({"state": {"size": "large"}}, "/state/size"),
         ({"state": {"existingClaim": "A B"}}, "/state/existingClaim"),
@@ -403,9 +466,10 @@ def test_the_chart_passes_its_linter_and_its_notes_name_the_next_step():
         notes = {name: chart.render(values, name="demo")["bearward/templates/NOTES.txt"] for name, values in VALUES.items()}
     assert "bearward keys create" in notes["gateway"] and "6 times as much" in notes["gateway"]
     assert "create secret generic bearward-redis" not in notes["gateway"] + notes["own cluster"]
-    for name in ("fleet", "kept fleet", "sidecar fleet", "own server"):
+    for name in ("fleet", "forgetful fleet", "sidecar fleet", "own server"):
         assert "create secret generic bearward-redis" in notes[name] and "times as much" not in notes[name]
     assert "in the claim state-demo-bearward-0" in notes["state"] and "in the claim budgets" in notes["claimed state"]
+    assert "in the claim data-demo-bearward-valkey-0" in notes["fleet"] and "Valkey stores nothing" in notes["forgetful fleet"]
     assert "outage" in notes["state"] and "outage" not in notes["fleet state"] + notes["gateway"]
     assert all("times as much" not in notes[name] for name in notes if name.endswith("state"))
     assert "state.enabled" in notes["gateway"] and "state.enabled" not in notes["fleet"] + notes["state"]
@@ -601,7 +665,15 @@ def test_compose_gives_valkey_to_bearward_alone():
     bearward, valkey = described["services"]["bearward"], described["services"]["valkey"]
     [network] = valkey["networks"]
     assert [name for name, one in described["services"].items() if network in one["networks"]] == ["bearward", "valkey"]
-    assert valkey["read_only"] and valkey["cap_drop"] == ["ALL"] and valkey["user"] == "65532:65532" and valkey["mem_limit"]
+    assert valkey["read_only"] and valkey["cap_drop"] == ["ALL"] and int(valkey["user"].split(":")[0]) > 0
+    # The password belongs to this group.
+    assert valkey["group_add"] == ["65532"]
+    assert "-m 0440 -o 65532 -g 65532 /dev/stdin redis/password" in COMPOSE[-1][-1].read_text()
+    # One directory is writable, a volume with the append-only file.
+    assert [volume for volume in valkey["volumes"] if not volume.endswith(":ro")] == ["valkey:/data"]
+    assert "valkey" in described["volumes"] and "tmpfs" not in valkey
+    options = options_of((VALKEY / "valkey.conf").read_text(), *valkey.get("command", []))
+    assert options["appendonly"] == "yes" and mib(options["maxmemory"]) * 2 <= mib(valkey["mem_limit"])
     mounts = [dict(volume.split(":")[1::-1] for volume in one["volumes"]) for one in (bearward, valkey)]
     assert len({one["/run/secrets/bearward/redis"] for one in mounts}) == 1
     assert (DEPLOY / "docker" / mounts[1]["/etc/valkey"]).resolve() == VALKEY
@@ -640,6 +712,9 @@ def test_units_are_sound_and_confined(units):
     assert f"ConditionFileNotEmpty={config['keys']['path']}\n" in text
     assert config["state"]["path"] == "/var/lib/bearward/state"
     assert "\nStateDirectory=bearward\nStateDirectoryMode=0700\n" in text
+    # `bearward check` needs the directory before the first start.
+    made = "install -d -m 0700 -o bearward -g bearward /var/lib/bearward\n"
+    assert made in (DEPLOY / "debian" / "postinst").read_text()
     assert " /var/lib/bearward\n" in (DEPLOY / "debian" / "postrm").read_text(), "a purge removes the state"
     [address] = re.findall(r"(?m)^ListenStream=(.*)$", (units / "bearward.socket").read_text())
     assert [address] == [listener["address"] for listener in config["listeners"]]
