@@ -1,8 +1,8 @@
 //! The ledger: what each key has used, by day, group and model, and when it was last used. It is kept
 //! over a restart if the configuration has `state`.
 //!
-//! Only rows of days that are not written yet are in memory, at most [`MOST_MODELS`] models of a key
-//! for each day.
+//! Only what is not written yet is in memory, in at most [`MOST_MODELS`] rows of a key. Whoever writes it
+//! adds it to what was written before.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use crate::token_report::{Tokens, TokensBy};
 
 /// The greatest number of models of a key in a day that have rows of their own. Clients choose names of
 /// models, so all others share the row [`OTHER_MODELS`].
-const MOST_MODELS: usize = 100;
-const OTHER_MODELS: &str = "other";
+pub(crate) const MOST_MODELS: usize = 100;
+pub(crate) const OTHER_MODELS: &str = "other";
 
 /// The time after which a later use of a key is written again, in microseconds.
 const LAST_USE_STEP: i64 = 60_000_000;
@@ -71,7 +71,6 @@ struct Row {
     group: Option<Arc<str>>,
     model: Option<Box<str>>,
     counts: Counts,
-    is_changed: bool,
 }
 
 /// What is to be written of one key.
@@ -80,14 +79,6 @@ pub(crate) struct Entries {
     pub(crate) rows: Vec<(RowKey, Counts)>,
     /// The keys that were used, and when.
     pub(crate) last_used: Vec<(String, Timestamp)>,
-}
-
-impl Row {
-    fn is_of(&self, key: &RowKey) -> bool {
-        self.day == key.day
-            && self.group.as_deref() == key.group.as_deref()
-            && self.model.as_deref() == key.model.as_deref()
-    }
 }
 
 impl Counts {
@@ -123,37 +114,11 @@ impl Ledger {
         self.by_key.get(key)?.last_used()
     }
 
-    /// Restores a row that was kept over a restart.
-    pub(crate) fn restore(&self, key: RowKey, counts: Counts) {
-        let RowKey { day, key, group, model } = key;
-        let (group, model) = (group.map(Into::into), model.map(Into::into));
-        self.of(&key).rows().push(Row { day, group, model, counts, is_changed: false });
-    }
-
-    /// Adds what was counted of a row before.
-    pub(crate) fn add(&self, key: &RowKey, before: Counts) {
-        let of_key = self.of(&key.key);
-        if let Some(row) = of_key.rows().iter_mut().find(|row| row.is_of(key)) {
-            row.counts.add(before);
-        }
-    }
-
     /// Takes rows back that could not be written.
     pub(crate) fn put_back(&self, rows: Vec<(RowKey, Counts)>) {
         for (key, counts) in rows {
             let of_key = self.of(&key.key);
-            let is_there = match of_key.rows().iter_mut().find(|row| row.is_of(&key)) {
-                Some(row) => {
-                    row.is_changed = true;
-                    true
-                }
-                None => false,
-            };
-            if !is_there {
-                let RowKey { day, group, model, .. } = key;
-                let (group, model) = (group.map(Into::into), model.map(Into::into));
-                of_key.rows().push(Row { day, group, model, counts, is_changed: true });
-            }
+            of_key.add(key.day, key.group.map(Into::into).as_ref(), key.model.as_deref(), counts);
             self.changed_by(&of_key);
         }
     }
@@ -179,7 +144,7 @@ impl Ledger {
         tokens: Option<Tokens>,
     ) {
         of_key.last_used.fetch_max(at.as_microsecond(), Ordering::Relaxed);
-        of_key.note(day_of(at), group, model, Counts::of_request(tokens));
+        of_key.add(day_of(at), group, model, Counts::of_request(tokens));
         self.changed_by(of_key);
     }
 
@@ -187,23 +152,14 @@ impl Ledger {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what has changed since the last call. `today`: rows of days before are not needed again.
-    pub(crate) fn take_changed(&self, today: Date) -> Entries {
+    /// Returns what was counted since the last call.
+    pub(crate) fn take(&self) -> Entries {
         let changed = std::mem::take(&mut *self.changed());
         let mut entries = Entries::default();
         for of_key in changed {
-            of_key.take_changed(today, &mut entries);
+            of_key.take(&mut entries);
         }
         entries
-    }
-
-    /// Forgets the keys that were not used on a day from `today` on, and that nothing refers to.
-    pub(crate) fn forget_before(&self, today: Date) {
-        self.by_key.retain(|_, of_key| {
-            of_key.rows().retain(|row| row.day >= today || row.is_changed);
-            // When a key was last used is shown for as long as the process runs.
-            Arc::strong_count(of_key) > 1 || !of_key.rows().is_empty() || of_key.last_used().is_some()
-        });
     }
 }
 
@@ -228,45 +184,33 @@ impl KeyLedger {
         (at != 0).then(|| Timestamp::from_microsecond(at).ok()).flatten()
     }
 
-    fn note(&self, day: Date, group: Option<&Arc<str>>, model: Option<&str>, counts: Counts) {
+    fn add(&self, day: Date, group: Option<&Arc<str>>, model: Option<&str>, counts: Counts) {
         let mut rows = self.rows();
         let is_of = |row: &Row, model: Option<&str>| {
             row.day == day && row.model.as_deref() == model && row.group.as_deref() == group.map(|of| &**of)
         };
         let mut model = model;
         if !rows.iter().any(|row| is_of(row, model)) {
-            if rows.iter().filter(|row| row.day == day).count() >= MOST_MODELS {
+            if rows.len() >= MOST_MODELS {
                 model = Some(OTHER_MODELS);
             }
             if !rows.iter().any(|row| is_of(row, model)) {
                 let model = model.map(Into::into);
-                let (group, counts) = (group.cloned(), Counts::default());
-                rows.push(Row { day, group, model, counts, is_changed: true });
+                rows.push(Row { day, group: group.cloned(), model, counts: Counts::default() });
             }
         }
         if let Some(row) = rows.iter_mut().find(|row| is_of(row, model)) {
             row.counts.add(counts);
-            row.is_changed = true;
         }
     }
 
-    fn take_changed(&self, today: Date, entries: &mut Entries) {
+    fn take(&self, entries: &mut Entries) {
         // A request that ends from here on is noted anew.
         self.is_changed.store(false, Ordering::Release);
-        let mut rows = self.rows();
-        for row in rows.iter_mut().filter(|row| row.is_changed) {
-            row.is_changed = false;
-            let key = RowKey {
-                day: row.day,
-                key: self.key.clone(),
-                group: row.group.as_deref().map(str::to_owned),
-                model: row.model.as_deref().map(str::to_owned),
-            };
-            entries.rows.push((key, row.counts));
+        for Row { day, group, model, counts } in self.rows().drain(..) {
+            let (group, model) = (group.as_deref().map(str::to_owned), model.map(String::from));
+            entries.rows.push((RowKey { day, key: self.key.clone(), group, model }, counts));
         }
-        // A request of a day before may still end: yesterday's rows are needed for a while.
-        let oldest = today.yesterday().unwrap_or(today);
-        rows.retain(|row| row.day >= oldest);
         let at = self.last_used.load(Ordering::Relaxed);
         if at - self.last_written.load(Ordering::Relaxed) >= LAST_USE_STEP {
             self.last_written.store(at, Ordering::Relaxed);
@@ -304,7 +248,7 @@ mod tests {
         }
         ledger.note(&key, (next, None, None), used(3, 4, TokensBy::Estimated));
         ledger.note(&key, (next, None, None), None);
-        let Entries { rows, last_used } = ledger.take_changed(day_of(next));
+        let Entries { rows, last_used } = ledger.take();
         assert_eq!(last_used, [("key_a".to_owned(), next)]);
         let counts =
             |input, output, requests, estimated| Counts { requests, input, cached: 0, output, estimated };
@@ -322,13 +266,13 @@ mod tests {
                 (row(next, None, None), Counts { cached: 1, ..counts(3, 4, 2, 7) }),
             ]
         );
-        assert!(ledger.take_changed(day_of(next)).rows.is_empty(), "nothing has changed since");
-        // What is restored is gone on with.
-        let again = Ledger::default();
-        rows.iter().cloned().for_each(|(key, counts)| again.restore(key, counts));
-        again.note(&again.of("key_a"), (next, None, None), None);
-        let Entries { rows, .. } = again.take_changed(day_of(next));
-        assert_eq!(rows, [(row(next, None, None), Counts { cached: 1, ..counts(3, 4, 3, 7) })]);
+        assert!(ledger.take().rows.is_empty(), "nothing has changed since");
+        // What could not be written is written later.
+        ledger.put_back(rows.clone());
+        ledger.note(&key, (next, None, None), None);
+        let again = ledger.take().rows;
+        assert_eq!(again[..2], rows[..2]);
+        assert_eq!(again[2].1, Counts { requests: 3, ..rows[2].1 });
     }
 
     #[test]
@@ -338,10 +282,9 @@ mod tests {
         for model in 0..1000 {
             ledger.note(&key, (now, None, Some(&format!("model-{model}"))), None);
         }
-        let rows = ledger.take_changed(day_of(now)).rows;
+        let rows = ledger.take().rows;
         assert_eq!(rows.len(), MOST_MODELS + 1);
         assert_eq!(rows.iter().map(|(_, counts)| counts.requests).sum::<u64>(), 1000);
-        ledger.forget_before(day_of(at("2026-12-02T00:00:00Z")));
         assert!(key.rows().is_empty());
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use super::entries::{Entry, take};
 use super::usage::DayJournal;
@@ -24,7 +25,7 @@ pub(crate) struct State {
     pub(super) pending: HashMap<Vec<u8>, Vec<u8>>,
     /// Usage of keys, which requests add to.
     pub(crate) ledger: Arc<Ledger>,
-    pub(super) today: DayJournal,
+    pub(super) today: (Date, DayJournal),
 }
 
 impl State {
@@ -50,7 +51,7 @@ impl State {
                 Some(Entry::Usage { .. } | Entry::Born { .. }) | None => {}
             }
         }
-        let today = DayJournal::open(path, day_of(now), |key, counts| ledger.restore(key, counts));
+        let today = DayJournal::open(path, day_of(now));
         let today = today.map_err(fault)?;
         let born = Entry::Born { at: now }.encode();
         // What is not in the journal yet is written first.
@@ -58,6 +59,7 @@ impl State {
             true => HashMap::new(),
             false => HashMap::from([born]),
         };
+        let today = (day_of(now), today);
         Ok((State { path: path.to_owned(), journal, entries, pending, ledger, today }, kept))
     }
 

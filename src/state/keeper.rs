@@ -1,5 +1,6 @@
 //! The thread that writes what has changed to the journals, once a second.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -100,7 +101,7 @@ impl Keeper {
             written: entries,
             live_bytes,
             pending,
-            days: BTreeMap::from([(today.day, today)]),
+            days: BTreeMap::from([today]),
             cleaned: None,
             ledger,
             changed,
@@ -211,54 +212,98 @@ impl Keeper {
     /// Writes usage, and when keys were last used.
     fn write_usage(&mut self, now: Timestamp) -> io::Result<()> {
         let today = day_of(now);
-        let yesterday = today.yesterday().unwrap_or(today);
         if self.cleaned != Some(today) {
             self.cleaned = Some(today);
-            self.ledger.forget_before(yesterday);
             remove_old(&self.path, today);
+            // Requests of yesterday end today. Journals of other days are opened when they are needed.
+            let yesterday = today.yesterday().unwrap_or(today);
+            self.days.retain(|day, _| *day == today || *day == yesterday);
         }
-        // A row of an earlier day is not in memory any more. Its journal is opened anew, so that what was
-        // counted before is added.
-        self.days.retain(|day, _| *day >= yesterday);
-        let Entries { rows, last_used } = self.ledger.take_changed(today);
+        let Entries { rows, last_used } = self.ledger.take();
         let last_used = last_used.into_iter().map(|(key, at)| Entry::LastUse { key, at }.encode());
         self.pending.extend(last_used);
         let mut by_day: BTreeMap<Date, Vec<(RowKey, Counts)>> = BTreeMap::new();
         for row in rows {
             by_day.entry(row.0.day).or_default().push(row);
         }
-        let mut failed = None;
+        let mut outcome = Ok(());
         for (day, rows) in by_day {
-            if let Err(error) = self.write_day(day, &rows) {
-                // They are written at the next time.
+            let added = self.day(day).and_then(|journal| journal.add(&rows));
+            if let Err(error) = added {
                 self.ledger.put_back(rows);
-                failed = Some(error);
+                outcome = Err(error);
             }
         }
-        failed.map_or(Ok(()), Err)
+        let compacted = self.days.values_mut().map(DayJournal::compact);
+        compacted.fold(outcome, Result::and)
     }
 
-    fn write_day(&mut self, day: Date, rows: &[(RowKey, Counts)]) -> io::Result<()> {
-        if let Some(journal) = self.days.get_mut(&day) {
-            return journal.write(rows);
+    /// Returns the journal of a day, opened.
+    fn day(&mut self, day: Date) -> io::Result<&mut DayJournal> {
+        Ok(match self.days.entry(day) {
+            Slot::Occupied(open) => open.into_mut(),
+            Slot::Vacant(slot) => slot.insert(DayJournal::open(&self.path, day).map_err(io::Error::other)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Limiter;
+    use crate::state::Report;
+    use crate::state::report::By;
+    use crate::token_report::{Tokens, TokensBy};
+
+    #[test]
+    fn a_request_that_ends_days_later_is_added_to_its_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let first: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
+        let (clock, hands) = Clock::manual(first);
+        let (state, kept) = State::open(&path, clock.wall()).unwrap();
+        let ledger = state.ledger.clone();
+        let (_limiter, changed) = Limiter::new(clock.clone(), usize::MAX).keeping(kept);
+        let (mut keeper, keeping) = Keeper::new(state, changed, clock);
+        let note = |at: Timestamp| {
+            let tokens = Tokens { input: 1, cached: None, output: 2, by: TokensBy::Reported };
+            ledger.note(&ledger.of("key_a"), (at, None, Some("m")), Some(tokens));
+        };
+        // A file that looks like an old day is no reason to write nothing.
+        std::fs::write(path.join("usage/2020-01-01"), "").unwrap();
+        (0..5).for_each(|_| note(first));
+        keeper.keep();
+        for days in 1..=3 {
+            hands.advance(Duration::from_secs(86_400));
+            note(first);
+            note("2026-11-28T12:00:00Z".parse::<Timestamp>().unwrap());
+            keeper.keep();
+            let report = Report::read(&path, day_of(first), vec![By::Day]).unwrap();
+            let row = &report.json()[0];
+            assert_eq!(
+                (row["requests"].as_u64(), row["output_tokens"].as_u64()),
+                (Some(5 + 2 * days), Some(10 + 4 * days))
+            );
         }
-        // The day has begun; or the clock was set to it. What was written of it before counts on.
-        let mut before = HashMap::new();
-        let opened = DayJournal::open(&self.path, day, |key, counts| {
-            before.insert(key, counts);
-        });
-        let mut journal = opened.map_err(io::Error::other)?;
-        let sums = rows.iter().map(|(key, counts)| {
-            let mut sum = *counts;
-            sum.add(before.get(key).copied().unwrap_or_default());
-            (key.clone(), sum)
-        });
-        journal.write(&sums.collect::<Vec<_>>())?;
-        // Only what is written is added: a row that could not be written is written again.
-        for (key, _) in rows {
-            self.ledger.add(key, before.get(key).copied().unwrap_or_default());
-        }
-        self.days.insert(day, journal);
-        Ok(())
+        assert!(keeping.health().trouble.is_none(), "{:?}", keeping.health());
+        assert_eq!(super::super::last_uses(&path).unwrap().since, Some(first));
+    }
+
+    #[test]
+    fn usage_that_is_damaged_as_a_whole_is_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let now: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
+        drop(State::open(&path, now).unwrap());
+        let journal = path.join("usage/2026-11-28/journal");
+        std::fs::write(&journal, [0; 500]).unwrap();
+        drop(State::open(&path, now).unwrap());
+        let names = std::fs::read_dir(path.join("usage")).unwrap();
+        let names: Vec<String> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().any(|name| name.starts_with("2026-11-28.damaged-")), "{names:?}");
+        assert!(Report::read(&path, day_of(now), vec![By::Key]).unwrap().missing.is_empty());
+        std::fs::write(journal, [0; 500]).unwrap();
+        assert_eq!(Report::read(&path, day_of(now), vec![By::Key]).unwrap().missing.len(), 1);
     }
 }

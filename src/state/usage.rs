@@ -11,28 +11,25 @@ use jiff::{Timestamp, ToSpan};
 
 use super::entries::{Entry, KEPT_DAYS, take};
 use crate::journal::{self, Journal, OpenError, record_bytes};
-use crate::observe::ledger::{Counts, RowKey};
+use crate::observe::ledger::{Counts, MOST_MODELS, OTHER_MODELS, RowKey};
 use crate::random_id::random_id;
 
 /// The name of the directory with a directory for each day.
 const USAGE: &str = "usage";
 
-/// The journal of a day, with all its entries.
+/// The journal of a day, with all its rows.
 #[derive(Debug)]
 pub(super) struct DayJournal {
-    pub(super) day: Date,
     journal: Journal,
-    entries: HashMap<Vec<u8>, Vec<u8>>,
+    rows: HashMap<RowKey, Counts>,
+    /// The number of rows of each key.
+    of_keys: HashMap<String, usize>,
     live_bytes: u64,
 }
 
 impl DayJournal {
-    /// Opens the journal of a day. `restore` gets what it has.
-    pub(super) fn open(
-        state: &Path,
-        day: Date,
-        mut restore: impl FnMut(RowKey, Counts),
-    ) -> Result<Self, OpenError> {
+    /// Opens the journal of a day.
+    pub(super) fn open(state: &Path, day: Date) -> Result<Self, OpenError> {
         let directory = state.join(USAGE);
         if let Err(error) = DirBuilder::new().mode(0o700).create(&directory)
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -59,31 +56,54 @@ impl DayJournal {
             let path = path.display();
             tracing::error!(%path, parts = recovered.damaged.parts, "parts of the usage of a day were damaged");
         }
+        let mut day = DayJournal { journal, rows: HashMap::new(), of_keys: HashMap::new(), live_bytes: 0 };
         for (key, value) in &entries {
             if let Some(Entry::Usage { key, counts }) = Entry::decode(key, value) {
-                restore(key, counts);
+                day.set(key, counts);
             }
         }
-        let live_bytes = entries.iter().map(|(key, value)| record_bytes(key.len(), value.len())).sum();
-        Ok(DayJournal { day, journal, entries, live_bytes })
+        Ok(day)
     }
 
-    /// Writes rows, and makes them durable.
-    pub(super) fn write(&mut self, rows: &[(RowKey, Counts)]) -> io::Result<()> {
+    fn set(&mut self, key: RowKey, counts: Counts) {
+        let bytes = |key: &RowKey, counts: Counts| {
+            let (key, value) = Entry::Usage { key: key.clone(), counts }.encode();
+            record_bytes(key.len(), value.len())
+        };
+        self.live_bytes += bytes(&key, counts);
+        match self.rows.insert(key.clone(), counts) {
+            Some(before) => self.live_bytes -= bytes(&key, before),
+            None => *self.of_keys.entry(key.key).or_default() += 1,
+        }
+    }
+
+    /// Adds counts to rows, and makes them durable: all of them, or none.
+    pub(super) fn add(&mut self, counted: &[(RowKey, Counts)]) -> io::Result<()> {
+        let mut sums: HashMap<RowKey, Counts> = HashMap::new();
+        for (key, counts) in counted {
+            let is_one_too_many = !self.rows.contains_key(key)
+                && self.of_keys.get(&key.key).is_some_and(|rows| *rows >= MOST_MODELS);
+            let model = if is_one_too_many { Some(OTHER_MODELS.to_owned()) } else { key.model.clone() };
+            let key = RowKey { model, ..key.clone() };
+            let before = self.rows.get(&key).copied().unwrap_or_default();
+            sums.entry(key).or_insert(before).add(*counts);
+        }
         let encode =
-            |(key, counts): &(RowKey, Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
-        let records: Vec<_> = rows.iter().map(encode).collect();
+            |(key, counts): (&RowKey, &Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
+        let records: Vec<_> = sums.iter().map(encode).collect();
         self.journal.append(records.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))?;
-        for (key, value) in records {
-            self.live_bytes += record_bytes(key.len(), value.len());
-            if let Some(before) = self.entries.insert(key.clone(), value) {
-                self.live_bytes -= record_bytes(key.len(), before.len());
-            }
-        }
-        if self.journal.wants_compaction(self.live_bytes) {
-            self.journal.compact(self.entries.iter().map(|(key, value)| (key.clone(), value.clone())))?;
-        }
+        sums.into_iter().for_each(|(key, sum)| self.set(key, sum));
         Ok(())
+    }
+
+    /// Writes the journal anew if it has grown.
+    pub(super) fn compact(&mut self) -> io::Result<()> {
+        if !self.journal.wants_compaction(self.live_bytes) {
+            return Ok(());
+        }
+        let encode =
+            |(key, counts): (&RowKey, &Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
+        self.journal.compact(self.rows.iter().map(encode))
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -5,8 +5,11 @@ import http.client
 import itertools
 import json
 import signal
+import socket
+import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -169,6 +172,59 @@ def test_a_server_that_loses_its_data_is_no_new_budget(stub):
         redis.cli("FLUSHALL")
         granted = sum(ask(replica.port, keys[0])[0] == 200 for _ in range(30) for replica in replicas)
         assert granted <= 23, granted
+
+
+def test_a_request_in_flight_when_the_server_loses_its_data_is_no_new_budget(stub):
+    with Redis() as redis, team(stub, redis.shared, f"{{tokens: {50 * COST}, every: month}}", count=1) as ([replica], [key]):
+        for _ in range(40):
+            assert ask(replica.port, key)[0] == 200
+        wait_for("all is settled", lambda: used(replica, key) == 40 * COST)
+        stub.delay = 0.5
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(ask, replica.port, key)
+            wait_for("it is in flight", lambda: stub.in_flight == 1)
+            redis.cli("FLUSHALL")
+            assert slow.result()[0] == 200
+        stub.delay = 0
+        assert sum(ask(replica.port, key)[0] == 200 for _ in range(30)) <= 9
+
+
+def test_what_a_group_refuses_costs_its_keys_nothing(stub):
+    with Redis() as redis, team(stub, redis.shared, "{requests: 1, every: day}", count=1) as ([replica], [key]):
+        keys = replica.path / "keys.yaml"
+        keys.write_text(keys.read_text().replace("group: team", "group: team\n    budgets: [{requests: 1000, every: month}]"))
+        assert replica.reload()["success"], replica.lines
+        with ThreadPoolExecutor(8) as pool:
+            statuses = [answer[0] for answer in pool.map(lambda _: ask(replica.port, key), range(200))]
+        assert statuses.count(200) == 1 and statuses.count(429) == 199
+        budgets = lambda: ask(replica.port, key, "GET", "/.bearward/me")[1]["budgets"]
+        wait_for("what was refused is given back", lambda: budgets()[0]["used"] == 1)
+        redis.process.send_signal(signal.SIGSTOP)
+        redis.process.send_signal(signal.SIGCONT)
+        assert ask(replica.port, key)[0] == 429
+        wait_for("nothing of it comes back", lambda: budgets()[0]["used"] == 1)
+
+
+def test_clients_that_leave_reserve_nothing_for_ever(stub):
+    limit = 60
+    with Redis() as redis, team(stub, redis.shared, f"{{tokens: {limit * COST}, every: month}}", count=1) as ([replica], [key]):
+        head = f"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+        for number in range(300):
+            side = socket.create_connection(("127.0.0.1", replica.port))
+            # The connection is reset.
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            side.sendall(request)
+            time.sleep(number % 20 / 10_000)
+            side.close()
+        wait_for("no request is in flight", lambda: stub.in_flight == 0 and replica.admin_status()["requests_in_flight"] == 0)
+        # A request that was sent may cost what it reserved; what was not sent costs nothing.
+        sent = len(stub.times)
+        granted = 0
+        with contextlib.suppress(AssertionError):
+            wait_for("the budget is used up", lambda: ask(replica.port, key)[0] == 429 and used(replica, key) == limit * COST, seconds=5)
+        granted = len(stub.times) - sent
+        assert granted >= limit - sent - 1, (granted, sent)
 
 
 def test_one_replica_tells_the_audit_log_of_80_and_of_100_per_cent(stub):

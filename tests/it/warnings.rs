@@ -138,6 +138,8 @@ fn cases(directory: &Path) -> Vec<Case> {
         case(&["which then need no key"]).config(
             "routes: [{name: a, paths: [/x/*], public: true}, {name: b, paths: [/x/**], permission: read}]",
         ),
+        case(&["/no/such does not exist here, and bearward does not start without it"])
+            .config("state: {path: /no/such/state}"),
         case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"])
             .config("trusted_proxies: [0.0.0.0/0]"),
         case(&["trusted_proxies has ::/0: any client can choose the address"])
