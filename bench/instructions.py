@@ -89,7 +89,8 @@ LOADS = {
     "chat of 1 KiB": functools.partial(requests_under, **loads.CHAT),
     "chat event": functools.partial(events_under, command="chat"),
 }
-# Measured with keys that are restricted to models and limited in tokens, too.
+# Measured with keys that are restricted to models and limited in tokens, too; and once with budgets that a state
+# directory keeps.
 GUARDED = ["chat of 1 KiB", "chat event"]
 
 
@@ -103,6 +104,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     rows = [(title, name, {}) for title in LOADS for name in kinds]
     rows += [(title, "bearward", {"guards": True}) for title in GUARDED]
+    rows += [("chat of 1 KiB", "bearward", {"guards": True, "kept": True})]
     for title, name, options in rows:
         if arguments.only and name not in arguments.only.split(","):
             continue
@@ -117,7 +119,7 @@ def main():
             finally:
                 subject.end()
                 origin.end()
-            how = ", guarded" if options else ""
+            how = ", kept" if options.get("kept") else ", guarded" if options else ""
             kept = OUT / f"callgrind.{name}.{title}{how}".replace(", ", "-").replace(" ", "-")
             shutil.copy(profile, kept)
         print(

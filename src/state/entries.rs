@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Every, Period, Unit};
 use crate::limit::{Ahead, BudgetState, KeptWindow};
@@ -18,95 +17,113 @@ pub(super) const KEPT_DAYS: i64 = 400;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     /// `["budget", HOLDER, UNIT, EVERY]`: `{"from", "to", "used", "told"}`, and `"ahead": {"from", "used"}`
-    /// for a later period that was left because the clock went back. Times are RFC 3339.
+    /// for a later period that was left because the clock went back. Times are seconds since 1970.
     Budget { holder: String, state: BudgetState },
     /// `["window", HOLDER, FIELD]`: `{"full_at", "ahead_ms"}`: when the window is full, and the time until
     /// then when it was written.
     Window { holder: String, window: KeptWindow },
-    /// `["last_used", KEY]`: a time.
+    /// `["last_used", KEY]`: microseconds since 1970.
     LastUse { key: String, at: Timestamp },
-    /// `["born"]`: when the directory was made.
+    /// `["born"]`: when the directory was made, in microseconds since 1970.
     Born { at: Timestamp },
     /// `["usage", DAY, KEY, GROUP, MODEL]`: `[requests, input, cached, output, estimated]`.
     Usage { key: RowKey, counts: Counts },
 }
 
+/// The value of a budget. Times are in seconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct BudgetValue {
+    from: i64,
+    to: i64,
+    used: u64,
+    told: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead: Option<AheadValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AheadValue {
+    from: i64,
+    used: u64,
+}
+
+/// The value of a window: a time in microseconds since 1970, and one in milliseconds.
+#[derive(Serialize, Deserialize)]
+struct WindowValue {
+    full_at: i64,
+    ahead_ms: u64,
+}
+
+/// Returns JSON. These types are always valid JSON.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
 impl Entry {
     /// Returns the key and the value of the entry.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
-        let (key, value) = match self {
+        match self {
             Entry::Budget { holder, state } => {
                 let BudgetState { unit, every, period, used, told, ahead } = state;
-                let Period { start, end } = period;
-                let mut value =
-                    json!({"from": start.to_string(), "to": end.to_string(), "used": used, "told": told});
-                if let (Some(ahead), Some(fields)) = (ahead, value.as_object_mut()) {
-                    let ahead = json!({"from": ahead.start.to_string(), "used": ahead.used});
-                    fields.insert("ahead".to_owned(), ahead);
-                }
-                (json!(["budget", holder, unit.field(), every.name()]), value)
+                let ahead = ahead.map(|ahead| AheadValue { from: ahead.start.as_second(), used: ahead.used });
+                let (from, to) = (period.start.as_second(), period.end.as_second());
+                let value = BudgetValue { from, to, used: *used, told: *told, ahead };
+                (json(&("budget", holder, unit.field(), every.name())), json(&value))
             }
             Entry::Window { holder, window } => {
-                let ahead = u64::try_from(window.ahead.as_millis()).unwrap_or(u64::MAX);
-                let value = json!({"full_at": window.full_at.to_string(), "ahead_ms": ahead});
-                (json!(["window", holder, window.field]), value)
+                let ahead_ms = u64::try_from(window.ahead.as_millis()).unwrap_or(u64::MAX);
+                let value = WindowValue { full_at: window.full_at.as_microsecond(), ahead_ms };
+                (json(&("window", holder, &window.field)), json(&value))
             }
-            Entry::LastUse { key, at } => (json!(["last_used", key]), json!(at.to_string())),
-            Entry::Born { at } => (json!(["born"]), json!(at.to_string())),
+            Entry::LastUse { key, at } => (json(&("last_used", key)), json(&at.as_microsecond())),
+            Entry::Born { at } => (json(&("born",)), json(&at.as_microsecond())),
             Entry::Usage { key, counts } => {
                 let RowKey { day, key, group, model } = key;
                 let Counts { requests, input, cached, output, estimated } = counts;
-                let value = json!([requests, input, cached, output, estimated]);
-                (json!(["usage", day.to_string(), key, group, model]), value)
+                let day = day.to_string();
+                let value = json(&[requests, input, cached, output, estimated]);
+                (json(&("usage", day, key, group, model)), value)
             }
-        };
-        (key.to_string().into_bytes(), value.to_string().into_bytes())
+        }
     }
 
     /// Returns the entry of a record; `None` for one of a later version.
     pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
-        let key: Vec<Value> = serde_json::from_slice(key).ok()?;
-        let value: Value = serde_json::from_slice(value).ok()?;
-        let text = |index: usize| key.get(index).and_then(Value::as_str).map(str::to_owned);
-        let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        Some(match key.first()?.as_str()? {
+        let key: Vec<Option<String>> = serde_json::from_slice(key).ok()?;
+        let text = |index: usize| key.get(index).cloned().flatten();
+        let second = |second: i64| Timestamp::from_second(second).ok();
+        let time = || Timestamp::from_microsecond(serde_json::from_slice(value).ok()?).ok();
+        Some(match text(0)?.as_str() {
             "budget" => {
                 let (unit, every) = (text(2)?, text(3)?);
+                let BudgetValue { from, to, used, told, ahead } = serde_json::from_slice(value).ok()?;
+                let ahead = match ahead {
+                    Some(ahead) => Some(Ahead { start: second(ahead.from)?, used: ahead.used }),
+                    None => None,
+                };
                 let state = BudgetState {
                     unit: Unit::ALL.iter().find(|(name, _)| *name == unit)?.1,
                     every: Every::ALL.iter().find(|(name, _)| *name == every)?.1,
-                    period: Period { start: time(value.get("from")?)?, end: time(value.get("to")?)? },
-                    used: value.get("used")?.as_u64()?,
-                    told: u8::try_from(value.get("told")?.as_u64()?).ok()?,
-                    ahead: match value.get("ahead") {
-                        Some(ahead) => Some(Ahead {
-                            start: time(ahead.get("from")?)?,
-                            used: ahead.get("used")?.as_u64()?,
-                        }),
-                        None => None,
-                    },
+                    period: Period { start: second(from)?, end: second(to)? },
+                    used,
+                    told,
+                    ahead,
                 };
                 Entry::Budget { holder: text(1)?, state }
             }
             "window" => {
-                let ahead = Duration::from_millis(value.get("ahead_ms")?.as_u64()?);
-                let window = KeptWindow { field: text(2)?, full_at: time(value.get("full_at")?)?, ahead };
+                let WindowValue { full_at, ahead_ms } = serde_json::from_slice(value).ok()?;
+                let full_at = Timestamp::from_microsecond(full_at).ok()?;
+                let window = KeptWindow { field: text(2)?, full_at, ahead: Duration::from_millis(ahead_ms) };
                 Entry::Window { holder: text(1)?, window }
             }
-            "born" => Entry::Born { at: time(&value)? },
-            "last_used" => Entry::LastUse { key: text(1)?, at: time(&value)? },
+            "last_used" => Entry::LastUse { key: text(1)?, at: time()? },
+            "born" => Entry::Born { at: time()? },
             "usage" => {
-                let day: Date = text(1)?.parse().ok()?;
-                let key = RowKey { day, key: text(2)?, group: text(3), model: text(4) };
-                let count = |index: usize| value.get(index).and_then(Value::as_u64);
-                let counts = Counts {
-                    requests: count(0)?,
-                    input: count(1)?,
-                    cached: count(2)?,
-                    output: count(3)?,
-                    estimated: count(4)?,
-                };
-                Entry::Usage { key, counts }
+                let key =
+                    RowKey { day: text(1)?.parse().ok()?, key: text(2)?, group: text(3), model: text(4) };
+                let [requests, input, cached, output, estimated] = serde_json::from_slice(value).ok()?;
+                Entry::Usage { key, counts: Counts { requests, input, cached, output, estimated } }
             }
             _ => return None,
         })
@@ -140,7 +157,8 @@ mod tests {
     #[test]
     fn entries_are_read_as_they_were_written() {
         let at: Timestamp = "2026-11-29T12:00:00.123456Z".parse().unwrap();
-        let period = Period { start: at, end: "2026-12-01T00:00:00Z".parse().unwrap() };
+        let (start, end) = ("2026-11-01T00:00:00Z".parse().unwrap(), "2026-12-01T00:00:00Z".parse().unwrap());
+        let period = Period { start, end };
         let state = BudgetState {
             unit: Unit::InputTokens,
             every: Every::Week,
@@ -149,7 +167,7 @@ mod tests {
             told: 80,
             ahead: None,
         };
-        let ahead = Some(Ahead { start: at, used: 7 });
+        let ahead = Some(Ahead { start: end, used: 7 });
         let left = BudgetState { ahead, ..state.clone() };
         let row = RowKey {
             day: "2026-11-29".parse().unwrap(),

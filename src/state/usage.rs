@@ -21,7 +21,8 @@ const USAGE: &str = "usage";
 #[derive(Debug)]
 pub(super) struct DayJournal {
     journal: Journal,
-    rows: HashMap<RowKey, Counts>,
+    /// Counts, and the length of the record that has them, in bytes.
+    rows: HashMap<RowKey, (Counts, u64)>,
     /// The number of rows of each key.
     of_keys: HashMap<String, usize>,
     live_bytes: u64,
@@ -58,21 +59,18 @@ impl DayJournal {
         }
         let mut day = DayJournal { journal, rows: HashMap::new(), of_keys: HashMap::new(), live_bytes: 0 };
         for (key, value) in &entries {
-            if let Some(Entry::Usage { key, counts }) = Entry::decode(key, value) {
-                day.set(key, counts);
+            if let Some(Entry::Usage { key: row, counts }) = Entry::decode(key, value) {
+                day.set(row, counts, record_bytes(key.len(), value.len()));
             }
         }
         Ok(day)
     }
 
-    fn set(&mut self, key: RowKey, counts: Counts) {
-        let bytes = |key: &RowKey, counts: Counts| {
-            let (key, value) = Entry::Usage { key: key.clone(), counts }.encode();
-            record_bytes(key.len(), value.len())
-        };
-        self.live_bytes += bytes(&key, counts);
-        match self.rows.insert(key.clone(), counts) {
-            Some(before) => self.live_bytes -= bytes(&key, before),
+    /// Sets a row whose record has `bytes`.
+    fn set(&mut self, key: RowKey, counts: Counts, bytes: u64) {
+        self.live_bytes += bytes;
+        match self.rows.insert(key.clone(), (counts, bytes)) {
+            Some((_, before)) => self.live_bytes -= before,
             None => *self.of_keys.entry(key.key).or_default() += 1,
         }
     }
@@ -85,14 +83,17 @@ impl DayJournal {
                 && self.of_keys.get(&key.key).is_some_and(|rows| *rows >= MOST_MODELS);
             let model = if is_one_too_many { Some(OTHER_MODELS.to_owned()) } else { key.model.clone() };
             let key = RowKey { model, ..key.clone() };
-            let before = self.rows.get(&key).copied().unwrap_or_default();
+            let before = self.rows.get(&key).map(|(counts, _)| *counts).unwrap_or_default();
             sums.entry(key).or_insert(before).add(*counts);
         }
+        let sums: Vec<_> = sums.into_iter().collect();
         let encode =
-            |(key, counts): (&RowKey, &Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
+            |(key, counts): &(RowKey, Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
         let records: Vec<_> = sums.iter().map(encode).collect();
         self.journal.append(records.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))?;
-        sums.into_iter().for_each(|(key, sum)| self.set(key, sum));
+        for ((row, sum), (key, value)) in sums.into_iter().zip(&records) {
+            self.set(row, sum, record_bytes(key.len(), value.len()));
+        }
         Ok(())
     }
 
@@ -101,8 +102,9 @@ impl DayJournal {
         if !self.journal.wants_compaction(self.live_bytes) {
             return Ok(());
         }
-        let encode =
-            |(key, counts): (&RowKey, &Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
+        let encode = |(key, (counts, _)): (&RowKey, &(Counts, u64))| {
+            Entry::Usage { key: key.clone(), counts: *counts }.encode()
+        };
         self.journal.compact(self.rows.iter().map(encode))
     }
 
