@@ -13,6 +13,7 @@ mod new_key;
 mod outlook;
 mod page;
 mod path;
+mod query;
 mod reachable;
 mod scrape;
 pub(crate) mod state;

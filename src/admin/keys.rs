@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::answer::{AdminBody, data};
+use super::query::parameters;
 use super::state::Admin;
 use super::status;
 use crate::denial::Denial;
@@ -35,13 +36,7 @@ impl Page {
     /// Parses the query `limit=N&after=ID`.
     pub(super) fn asked(query: Option<&str>) -> Result<Self, Denial> {
         let mut page = Page { limit: DEFAULT_LIMIT, after: String::new() };
-        let mut seen: Vec<&str> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if seen.contains(&name) {
-                return Err(Denial::bad_content("A parameter appears twice"));
-            }
-            seen.push(name);
+        for (name, value) in parameters(query)? {
             match name {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::answer::{AdminBody, data};
+use super::query::parameters;
 use super::state::Admin;
 use crate::config::decode::parse_duration;
 use crate::denial::Denial;
@@ -28,13 +29,7 @@ impl Asked {
     /// 400 for a parameter that has a wrong value, or is given twice.
     pub(super) fn of(query: Option<&str>) -> Result<Self, Denial> {
         let mut asked = Asked { by: vec![By::Key, By::Model], since: SINCE };
-        let mut seen: Vec<&str> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if seen.contains(&name) {
-                return Err(Denial::bad_content("A parameter appears twice"));
-            }
-            seen.push(name);
+        for (name, value) in parameters(query)? {
             // The commas of a list may be encoded.
             let value = value.replace("%2C", ",").replace("%2c", ",");
             match name {
