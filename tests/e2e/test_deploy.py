@@ -52,6 +52,12 @@ def files(tmp_path_factory):
 # Kubernetes
 
 
+def test_the_chart_has_the_same_files_for_valkey():
+    """A chart can read no file outside itself, so it has copies."""
+    chart, kustomize = ({path.name: path.read_text() for path in files.iterdir()} for files in (CHART / "valkey", VALKEY))
+    assert chart == kustomize
+
+
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: f"{manifest[0].__name__}-{manifest[1]}")
 def test_manifests_are_valid_and_confined(manifest, tmp_path):
     render, name = manifest
