@@ -291,6 +291,9 @@ impl Visitor {
 
     async fn usage(&self, query: Option<&str>) -> Result<Response<AdminBody>, Denial> {
         let asked = usage::Asked::of(query)?;
+        if let Some(sharing) = &self.admin.gateway.sharing {
+            return asked.report_of_replicas(&sharing.settings()).await;
+        }
         self.aside(move |admin| asked.report(admin)).await
     }
 

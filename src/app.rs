@@ -292,10 +292,15 @@ fn start_keeper(keeper: Keeper, logs: Logs) -> io::Result<()> {
 /// Gives back what this process holds of limits of all replicas, and writes what the last requests have
 /// used.
 async fn leave(gateway: &Gateway) {
+    let keeping = || gateway.keeping.clone();
     if let Some(sharing) = &gateway.sharing {
+        // What was counted is told when it is durable.
+        if let Some(keeping) = keeping() {
+            let _written = spawn_blocking(move || keeping.write()).await;
+        }
         sharing.leave(gateway.limiter.states()).await;
     }
-    if let Some(keeping) = gateway.keeping.clone() {
+    if let Some(keeping) = keeping() {
         let _ended = spawn_blocking(move || keeping.end()).await;
     }
 }

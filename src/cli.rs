@@ -16,6 +16,7 @@ mod shown;
 mod signals;
 mod terminal;
 mod usage;
+mod usage_source;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;

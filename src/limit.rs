@@ -34,6 +34,7 @@ mod policy_header;
 mod rate;
 mod shared_budget;
 mod status;
+mod unsettled;
 mod window_uses;
 
 use std::collections::HashMap;
@@ -66,6 +67,7 @@ pub(crate) use leased_slots::{LeasedSlots, SlotAsk};
 pub(crate) use lender::{Attempts, AttemptsCounted, Lender, Standing};
 pub(crate) use part::PartOf;
 pub(crate) use status::LimitStatus;
+pub(crate) use unsettled::{BudgetReport, Unsettled, UnsettledChanges};
 
 use crate::clock::Clock;
 use crate::config::{AttemptQuota, BudgetQuota, Quota, Unit};

@@ -5,6 +5,7 @@
 //! secrets.
 
 pub(crate) mod audit;
+pub(crate) mod day_rows;
 mod hex;
 pub(crate) mod histogram;
 pub(crate) mod history;
@@ -22,6 +23,7 @@ pub(crate) mod shown;
 pub(crate) mod tally;
 pub(crate) mod token_minute;
 pub(crate) mod trace;
+pub(crate) mod untold;
 pub(crate) mod usage;
 
 use std::cell::Cell;

@@ -21,9 +21,9 @@ use bounded::Bounded;
 
 use crate::redis_address::{RedisAddress, RedisKind};
 
-/// Greatest number of bytes that a server may send for a message: about limits, and about keys.
+/// Greatest number of bytes that a server may send for a message: about limits, and about keys or usage.
 const MOST_OF_LIMITS: usize = 256 << 10;
-const MOST_OF_KEYS: usize = 32 << 20;
+const MOST_OF_OTHERS: usize = 32 << 20;
 
 /// Longest text of an error that is shown, in characters.
 const LONGEST_TEXT: usize = 200;
@@ -39,8 +39,8 @@ pub(crate) struct Server {
     pub(crate) certificates: Certificates,
     /// The time after which an answer counts as none.
     pub(crate) timeout: Duration,
-    /// Whether keys are read, and not limits.
-    pub(crate) is_for_keys: bool,
+    /// Whether keys or usage are read, and not limits.
+    pub(crate) has_long_answers: bool,
 }
 
 /// The PEM text of the authorities, and of bearward's own certificate and its key.
@@ -253,8 +253,8 @@ impl Server {
 
     async fn open(&self, client: &Client, on_push: Option<OnPush>) -> RedisResult<MultiplexedConnection> {
         // Requests have a time limit of their own: one answer that is late is no broken connection.
-        let (most, response_timeout) = match self.is_for_keys {
-            true => (MOST_OF_KEYS, Some(self.timeout)),
+        let (most, response_timeout) = match self.has_long_answers {
+            true => (MOST_OF_OTHERS, Some(self.timeout)),
             false => (MOST_OF_LIMITS, None),
         };
         let mut config = AsyncConnectionConfig::new().set_response_timeout(response_timeout);

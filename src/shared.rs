@@ -13,10 +13,12 @@ mod scripts;
 mod session;
 mod settings;
 mod thread;
+mod usage;
 
 pub(crate) use check::{Missing, check};
 pub(crate) use handle::Sharing;
 pub(crate) use link::{LinkReport, Replica};
 pub(crate) use scripts::COMMANDS;
 pub(crate) use settings::Settings;
-pub(crate) use thread::{Asker, share};
+pub(crate) use thread::{Asker, Ours, share};
+pub(crate) use usage::{each_row, last_uses};

@@ -7,11 +7,13 @@
 
 mod directory;
 mod entries;
+mod fleet;
 mod keeper;
 mod report;
 mod usage;
 
 pub(crate) use directory::State;
+pub(crate) use fleet::Fleet;
 pub(crate) use keeper::{Health, Keeper, Keeping};
 pub(crate) use report::{By, COUNTS, Report, first_day, parts};
 pub(crate) use usage::last_uses;

@@ -11,6 +11,8 @@ use super::query::parameters;
 use super::state::Admin;
 use crate::config::decode::parse_duration;
 use crate::denial::Denial;
+use crate::observe::ledger::day_of;
+use crate::shared::{self, Settings};
 use crate::state::{By, Report, first_day, parts};
 
 /// What a request asks for.
@@ -47,13 +49,32 @@ impl Asked {
         Ok(asked)
     }
 
-    /// Returns the answer. It reads files.
+    /// Returns the usage of all replicas, by the server of shared limits.
+    ///
+    /// # Errors
+    ///
+    /// 503 if it can't be read.
+    pub(super) async fn report_of_replicas(self, settings: &Settings) -> Result<Response<AdminBody>, Denial> {
+        let now = Timestamp::now();
+        let mut report = Report::new(self.by);
+        let days = (first_day(now, self.since), day_of(now));
+        let read = shared::each_row(settings, days, |key, counts| report.add(key, counts)).await;
+        read.map_err(|error| {
+            tracing::error!(%error, "usage can't be read");
+            Denial::usage_unavailable()
+        })?;
+        Ok(data(&json!({"usage": report.json()})))
+    }
+
+    /// Returns the usage of this process. It reads files.
     ///
     /// # Errors
     ///
     /// 409 if nothing is kept, and 500 if it can't be read.
     pub(super) fn report(self, admin: &Admin) -> Result<Response<AdminBody>, Denial> {
-        let no_state = || Denial::key_conflict("The configuration has no `state`, so no usage is kept");
+        let no_state = || {
+            Denial::key_conflict("The configuration has neither `state` nor `shared`, so no usage is kept")
+        };
         let keeping = admin.gateway.keeping.as_ref().ok_or_else(no_state)?;
         let report = Report::read(&keeping.path, first_day(Timestamp::now(), self.since), self.by);
         let report = report.map_err(|error| {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::descriptors::carried_by_descriptors;
 use super::first_keys::{FirstKeys, Purpose};
 use super::{warnings, weakness};
@@ -11,14 +13,15 @@ use crate::config::fault::{Fault, Faults};
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
-use crate::limit::Limiter;
+use crate::limit::{BudgetReport, Limiter, Unsettled};
 use crate::net::tls::{self, ListenerTls};
 use crate::observe::ledger::Ledger;
+use crate::observe::untold::{Collected, Untold};
 use crate::random_id::random_id;
 use crate::reload::StoodKeys;
-use crate::shared::{self, Asker, Settings, Sharing};
+use crate::shared::{self, Asker, Ours, Settings, Sharing};
 use crate::snapshot::Snapshot;
-use crate::state::{Keeper, Keeping, State};
+use crate::state::{Fleet, Keeper, Keeping, State};
 use crate::upstream::Endpoints;
 
 /// All state that the start, and also `bearward check`, makes from a configuration before a socket
@@ -73,21 +76,8 @@ impl Prepared {
         if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_ref()) {
             faults.extend(weakness::token_fault(path));
         }
-        let (sharing, asker) = shared_limits(config, clock).unwrap_or_else(|of_shared| {
-            faults.extend(of_shared.0);
-            (None, None)
-        });
-        let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
-        let limiter = match &sharing {
-            Some(sharing) => limiter.shared_by(sharing.clone()),
-            None => limiter,
-        };
-        let asker = asker.map(|asker| asker.recording(limiter.attempts()));
-        let (limiter, kept) = kept(config, purpose, clock, limiter);
-        let kept = kept.unwrap_or_else(|of_state| {
-            faults.push(of_state);
-            KeptState::default()
-        });
+        let (Limits { limiter, sharing, asker, kept }, of_limits) = Limits::of(config, purpose, clock);
+        faults.extend(of_limits);
         let endpoints = Endpoints::default();
         match Snapshot::new(config, ids, &limiter, &endpoints) {
             Ok(snapshot) if faults.is_empty() => {
@@ -155,6 +145,70 @@ pub(super) struct KeptState {
     pub(super) keeper: Option<Keeper>,
     pub(super) keeping: Option<Arc<Keeping>>,
     pub(super) ledger: Option<Arc<Ledger>>,
+    told: Told,
+}
+
+/// What a state directory has for the server of shared limits.
+#[derive(Default)]
+struct Told {
+    /// The name by which that server knows what the directory has told; `None` without a directory.
+    origin: Option<String>,
+    unsettled: Vec<BudgetReport>,
+}
+
+impl KeptState {
+    /// Returns what a replica tells the server of shared limits, and lets the directory keep what was not
+    /// told. `id`: that of the replica.
+    fn of_fleet(self, id: &str, now: Timestamp) -> (Ours, Self) {
+        let Told { origin, unsettled } = self.told;
+        let (unsettled, unsent) = Unsettled::restored(unsettled, now);
+        let (survives, unsettled) = (origin.is_some(), Arc::new(unsettled));
+        let untold = Arc::new(Untold::new(origin.unwrap_or_else(|| id.to_owned()), survives));
+        let ledger = self.ledger.unwrap_or_default();
+        let collected = (!survives).then(|| Collected::new(ledger.clone()));
+        let fleet = Fleet::new(untold.clone(), unsettled.clone());
+        let keeper = self.keeper.map(|keeper| keeper.of_fleet(fleet, now));
+        let kept = KeptState { keeper, keeping: self.keeping, ledger: Some(ledger), told: Told::default() };
+        (Ours { untold, collected, unsettled, unsent }, kept)
+    }
+}
+
+/// The limits of keys, where they are shared, and what survives a restart.
+struct Limits {
+    limiter: Limiter,
+    sharing: Option<Arc<Sharing>>,
+    asker: Option<Asker>,
+    kept: KeptState,
+}
+
+impl Limits {
+    /// Makes the limits, and returns all faults of what they need.
+    fn of(config: &Config, purpose: Purpose, clock: &Clock) -> (Self, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let (sharing, asker) = shared_limits(config, clock).unwrap_or_else(|of_shared| {
+            faults.extend(of_shared.0);
+            (None, None)
+        });
+        let limiter = Limiter::new(clock.clone(), carried_by_descriptors());
+        let limiter = match &sharing {
+            Some(sharing) => limiter.shared_by(sharing.clone()),
+            None => limiter,
+        };
+        let asker = asker.map(|asker| asker.recording(limiter.attempts()));
+        let (limiter, kept) = kept(config, purpose, clock, limiter);
+        let kept = kept.unwrap_or_else(|of_state| {
+            faults.push(of_state);
+            KeptState::default()
+        });
+        let (asker, kept) = match (asker, &sharing) {
+            (Some(asker), Some(sharing)) => {
+                let (ours, kept) = kept.of_fleet(&sharing.id, clock.wall());
+                (Some(asker.telling_of(ours)), kept)
+            }
+            _ => (None, kept),
+        };
+        (Limits { limiter, sharing, asker, kept }, faults)
+    }
 }
 
 /// Opens the state directory for a start, and lets the limiter keep its state there. A check only looks
@@ -172,9 +226,10 @@ fn kept(
     match State::open(&directory.path, clock.wall()) {
         Ok((state, kept)) => {
             let ledger = Some(state.ledger.clone());
+            let told = Told { origin: Some(state.origin.clone()), unsettled: state.unsettled.clone() };
             let (limiter, changed) = limiter.keeping(kept);
             let (keeper, keeping) = Keeper::new(state, changed, clock.clone());
-            (limiter, Ok(KeptState { keeper: Some(keeper), keeping: Some(Arc::new(keeping)), ledger }))
+            (limiter, Ok(KeptState { keeper: Some(keeper), keeping: Some(Arc::new(keeping)), ledger, told }))
         }
         Err(fault) => (limiter, Err(fault)),
     }

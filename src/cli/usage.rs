@@ -4,16 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use jiff::Timestamp;
 use serde_json::Value;
 
-use super::config_path::config_path;
 use super::failure::Failure;
 use super::terminal::{print, say};
-use crate::config::Config;
+use super::usage_source::UsageSource;
 use crate::config::decode::parse_duration;
 use crate::observe::shown::visible;
-use crate::state::{COUNTS, Report, first_day, parts};
+use crate::state::{COUNTS, Report, parts};
 
 #[derive(Debug, Args)]
 pub(super) struct Usage {
@@ -29,26 +27,12 @@ pub(super) struct Usage {
     /// Print the rows as comma-separated values
     #[arg(long, conflicts_with = "json")]
     csv: bool,
-    /// The configuration, which names the state directory
+    /// The configuration, which names the server of shared limits or the state directory
     #[arg(long, short, value_name = "FILE", conflicts_with = "state")]
     config: Option<PathBuf>,
-    /// The state directory [default: the configuration's state.path]
+    /// A state directory, which has the usage of one replica [default: the server of `shared`, or state.path]
     #[arg(long, value_name = "DIRECTORY")]
     state: Option<PathBuf>,
-}
-
-/// Returns the state directory that a command reads. `named`: the argument `--state`.
-pub(super) fn state_directory(named: Option<&PathBuf>, config: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    if let Some(named) = named {
-        return Ok(named.clone());
-    }
-    let path = config_path(config)?;
-    let config = Config::load(&path).map_err(|faults| Failure::InConfig(faults, path.clone()))?;
-    let no_state = || {
-        let path = path.display();
-        Failure::Failed(format!("{path} has no `state`: nothing survives a restart, so nothing is reported"))
-    };
-    Ok(config.state.ok_or_else(no_state)?.path)
 }
 
 impl Usage {
@@ -57,9 +41,7 @@ impl Usage {
             .ok_or_else(|| Failure::Usage("--by takes a list of key, group, model and day".to_owned()))?;
         let since = parse_duration(&self.since)
             .ok_or_else(|| Failure::Usage("--since takes a time, as in 30d".to_owned()))?;
-        let state = state_directory(self.state.as_ref(), self.config.clone())?;
-        let report = Report::read(&state, first_day(Timestamp::now(), since), by);
-        let report = report.map_err(|error| Failure::Failed(error.to_string()))?;
+        let report = UsageSource::of(self.state.as_ref(), self.config)?.report(since, by)?;
         report.missing.iter().for_each(|missing| say(&format!("bearward: {missing}")));
         match (self.json, self.csv) {
             (true, _) => print(&format!("{}\n", Value::Array(report.json()))),

@@ -126,6 +126,11 @@ impl Denial {
         Denial::new(Code::LimiterUnavailable, "The limits can't be checked now", json!({})).retry_after(1)
     }
 
+    /// 503: the usage of all replicas can't be read.
+    pub(crate) fn usage_unavailable() -> Self {
+        Denial::new(Code::LimiterUnavailable, "The usage can't be read now", json!({})).retry_after(1)
+    }
+
     /// 503: it is not known which keys are valid now.
     pub(crate) fn key_store_unavailable() -> Self {
         Denial::new(Code::KeyStoreUnavailable, "The API keys can't be checked now", json!({})).retry_after(1)

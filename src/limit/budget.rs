@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use smallvec::SmallVec;
 
 use super::cost::Cost;
-use crate::config::{BudgetQuota, Every, Period, Unit};
+use crate::config::{BudgetQuota, Every, Period, Unit, Zone};
 
 /// How far a clock may go back without a new period: NTP corrects a clock by less.
 const CLOCK_MAY_GO_BACK: SignedDuration = SignedDuration::from_hours(24);
@@ -107,6 +107,11 @@ impl Budget {
         Budget { policy, quota }
     }
 
+    /// Makes a budget again of which settlements were kept.
+    pub(crate) fn kept(policy: String, unit: Unit, every: Every, amount: u64) -> Self {
+        Budget { policy, quota: BudgetQuota { unit, amount, every, zone: Zone::utc() } }
+    }
+
     pub(crate) fn policy(&self) -> &str {
         &self.policy
     }
@@ -115,8 +120,12 @@ impl Budget {
         self.quota.amount
     }
 
-    pub(super) fn unit(&self) -> Unit {
+    pub(crate) fn unit(&self) -> Unit {
         self.quota.unit
+    }
+
+    pub(crate) fn every(&self) -> Every {
+        self.quota.every
     }
 
     /// Returns the budget's name among those of its holder in the server that has shared budgets.

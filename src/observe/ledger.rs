@@ -4,6 +4,7 @@
 //! Only what is not written yet is in memory, in at most [`MOST_MODELS`] rows of a key. Whoever writes it
 //! adds it to what was written before.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,6 +80,14 @@ pub(crate) struct Entries {
     pub(crate) rows: Vec<(RowKey, Counts)>,
     /// The keys that were used, and when.
     pub(crate) last_used: Vec<(String, Timestamp)>,
+}
+
+/// When keys were last used.
+#[derive(Debug, Default)]
+pub(crate) struct LastUses {
+    pub(crate) by_key: HashMap<String, Timestamp>,
+    /// When uses began to be noted. What was used before is not known; `None` if that is not known either.
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Counts {

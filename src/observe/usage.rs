@@ -50,6 +50,11 @@ impl UsageBook {
         UsageBook { ledger, ..self }
     }
 
+    /// Whether use is counted by model, in a ledger.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.ledger.is_some()
+    }
+
     /// Returns the usage of the key with this id, and creates it if there is none.
     pub(crate) fn of(&self, key_id: &str) -> Arc<Usage> {
         if let Some(usage) = self.find(key_id) {

@@ -103,7 +103,8 @@ impl Inspection {
             passed: Arc::default(),
         });
         let context = peer.gateway.context(snapshot, Timestamp::UNIX_EPOCH);
-        if let Some(look) = look(verdict, &parts.method, body, context) {
+        let keeps_usage = peer.gateway.usage.is_kept();
+        if let Some(look) = look(verdict, &parts.method, body, context, keeps_usage) {
             inspection.read(peer, &look, route, parts, body).await?;
             if matches!(route.model.place, ModelIn::Body | ModelIn::Form) {
                 let of_body = inspection.seen.as_ref().map_or(&Named::Absent, SeenBody::named);
@@ -307,8 +308,14 @@ impl Inspection {
     }
 }
 
-/// Returns what to look at in the body of a request.
-fn look(verdict: &Verdict, method: &Method, body: &RequestBody, context: Context<'_>) -> Option<Look> {
+/// Returns what to look at in the body of a request. `keeps_usage`: whether usage is kept by model.
+fn look(
+    verdict: &Verdict,
+    method: &Method,
+    body: &RequestBody,
+    context: Context<'_>,
+    keeps_usage: bool,
+) -> Option<Look> {
     let route = verdict.route();
     if body.is_empty() {
         return None;
@@ -317,9 +324,9 @@ fn look(verdict: &Verdict, method: &Method, body: &RequestBody, context: Context
     let is_capped = caps_of(verdict.principal(), route, method).next().is_some();
     let names_model = matches!(route.model.place, ModelIn::Body | ModelIn::Form);
     let needs_model = names_model && verdict.needs_model();
-    let waits = needs_model || is_capped || (route.uses_tokens(method) && verdict.has_token_limit(context));
-    let must = waits;
-    Some(Look { kind, must, waits })
+    let must = needs_model || is_capped || (route.uses_tokens(method) && verdict.has_token_limit(context));
+    let is_counted = keeps_usage && names_model && verdict.principal().is_some();
+    Some(Look { kind, must, waits: must || is_counted })
 }
 
 /// Checks the part of a body behind its prelude.

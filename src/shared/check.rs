@@ -4,14 +4,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use redis::RedisError;
+use jiff::Timestamp;
+use redis::{RedisError, RedisResult};
 
 use super::link::Outage;
 use super::scripts::Scripts;
 use super::settings::Settings;
+use super::usage;
 use crate::config::{AttemptQuota, Quota, Unit};
 use crate::limit::{Attempts, LeasedSlots, Limiter};
-use crate::redis_link::text_of;
+use crate::observe::ledger::day_of;
+use crate::observe::untold::{Telling, Untold};
+use crate::redis_link::{Connection, text_of};
 
 /// What is wrong with a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,10 +60,21 @@ pub(crate) async fn check(settings: &Settings) -> Result<(), Missing> {
             scripts.slots(&mut connection, &key, "check", &ask, (1, 1, Outage::default())).await.map(drop),
         );
     }
+    outcomes.extend(check_usage(&scripts, &mut connection, &prefix).await);
     let mut refused: Vec<_> =
         outcomes.into_iter().filter_map(Result::err).map(|error| told(&error)).collect();
     refused.dedup();
     if refused.is_empty() { Ok(()) } else { Err(Missing::Permissions(refused)) }
+}
+
+/// Tells usage of nothing, and reads it.
+async fn check_usage(scripts: &Scripts, connection: &mut Connection, prefix: &str) -> [RedisResult<()>; 3] {
+    let (untold, today) = (Untold::new("check".to_owned(), false), day_of(Timestamp::now()));
+    [
+        scripts.usage.tell(connection, prefix, &untold, &Telling::Rows(today, Vec::new())).await,
+        scripts.usage.tell(connection, prefix, &untold, &Telling::LastUses(Vec::new())).await,
+        usage::can_read(connection, prefix, today).await,
+    ]
 }
 
 /// Whether the server was reached, and refuses the user or the command.

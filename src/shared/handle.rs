@@ -17,6 +17,9 @@ use crate::limit::{
 };
 use crate::redis_link::Server;
 
+/// The time for a server to take what a replica has to tell at its end.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// What the thread is to do.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -76,13 +79,13 @@ impl Sharing {
         self.settings.store(Arc::new(Settings { server, prefix: now.prefix.clone(), ..settings }));
     }
 
-    /// Gives back all that these keys hold, and ends the registration of this replica. Waits for the
-    /// server, but not long.
+    /// Gives back all that these keys hold, tells what was counted, and ends the registration of this
+    /// replica. Waits for the server, but not long.
     pub(crate) async fn leave(&self, states: Vec<Arc<KeyState>>) {
         let (done, has_left) = oneshot::channel();
         let _is_sent = self.jobs.send(Job::Leave(states, done));
         // What was not given back in time comes back when it ends.
-        let _in_time = tokio::time::timeout(4 * self.settings.load().server.timeout, has_left).await;
+        let _in_time = tokio::time::timeout(LEAVING, has_left).await;
     }
 
     fn send(&self, job: Job) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::{RedisResult, Script, Value};
 
 use super::link::{Outage, Replica};
+use super::usage::UsageScripts;
 use crate::address::host_part;
 use crate::limit::{
     Answer, AnswerOfWindow, Ask, Attempts, AttemptsCounted, BudgetAnswer, BudgetAsk, BudgetSettlement,
@@ -20,6 +21,7 @@ pub(super) struct Scripts {
     slots: Script,
     attempts: Script,
     budgets: Script,
+    pub(super) usage: UsageScripts,
 }
 
 /// What a heartbeat tells.
@@ -44,6 +46,7 @@ pub(crate) const COMMANDS: &[&str] = &[
     "hlen",
     "hmget",
     "hrandfield",
+    "hscan",
     "hset",
     "pexpire",
     "script|load",
@@ -53,7 +56,9 @@ pub(crate) const COMMANDS: &[&str] = &[
     "zrangebyscore",
     "zrem",
     "zremrangebyrank",
+    "zremrangebyscore",
     "zrevrangebyscore",
+    "zscan",
 ];
 
 /// Number of hashes over which the addresses with failed attempts are spread.
@@ -74,6 +79,7 @@ impl Default for Scripts {
             slots: Script::new(include_str!("slots.lua")),
             attempts: Script::new(include_str!("attempts.lua")),
             budgets: Script::new(include_str!("budgets.lua")),
+            usage: UsageScripts::default(),
         }
     }
 }
@@ -324,11 +330,13 @@ mod tests {
             include_str!("attempts.lua"),
             include_str!("heartbeat.lua"),
             include_str!("budgets.lua"),
+            include_str!("usage.lua"),
+            include_str!("last_uses.lua"),
         ];
         let called = sources.iter().flat_map(|source| source.split("redis.call('").skip(1));
         let mut called: Vec<_> =
             called.filter_map(|call| Some(call.split_once('\'')?.0.to_lowercase())).collect();
-        called.extend(["evalsha".to_owned(), "script|load".to_owned()]);
+        called.extend(["evalsha", "script|load", "hscan", "zscan"].map(str::to_owned));
         called.sort_unstable();
         called.dedup();
         assert_eq!(called, COMMANDS);

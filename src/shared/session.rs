@@ -17,10 +17,10 @@ use super::scripts::{Heard, Scripts};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::limit::{
-    Attempts, AttemptsCounted, Budget, BudgetAnswer, BudgetAsk, BudgetSettlement, KeyState, LeasedSlots,
-    Passed,
+    Attempts, AttemptsCounted, Budget, BudgetAnswer, BudgetAsk, BudgetReport, BudgetSettlement, KeyState,
+    LeasedSlots, Passed, Unsettled,
 };
-use crate::random_id::random_id;
+use crate::observe::untold::Untold;
 use crate::redis_link::Connection;
 
 /// Time after which a replica without heartbeats is no longer one of the replicas, and its slots end.
@@ -78,6 +78,8 @@ pub(super) struct Later {
     /// Gets the budgets that have passed a share of their amounts.
     pub(super) tell: Told,
     pub(super) unsent: RefCell<Unsent>,
+    /// Where settlements are noted that have no answer yet.
+    pub(super) unsettled: Arc<Unsettled>,
     /// Notified if an ask had no answer in time.
     pub(super) failed: Notify,
 }
@@ -90,20 +92,20 @@ pub(super) struct Unsent {
     /// Failed attempts that were counted without the server.
     pub(super) attempts: HashMap<IpAddr, Attempts>,
     /// What requests have used of budgets.
-    pub(super) budgets: Vec<BudgetReport>,
+    pub(super) budgets: Vec<Arc<BudgetReport>>,
 }
 
-/// What a request has used of the budgets of one holder.
-pub(super) struct BudgetReport {
-    /// The id, by which the server makes the settlement once.
-    id: String,
-    state: Arc<KeyState>,
-    settlements: Vec<BudgetSettlement>,
-}
-
-impl BudgetReport {
-    pub(super) fn new(state: Arc<KeyState>, settlements: Vec<BudgetSettlement>) -> Self {
-        BudgetReport { id: random_id(), state, settlements }
+impl Later {
+    /// Returns a settlement that is about to be sent, and notes it.
+    pub(super) fn report(
+        &self,
+        state: Arc<KeyState>,
+        clock: &Clock,
+        settlements: Vec<BudgetSettlement>,
+    ) -> Arc<BudgetReport> {
+        let report = Arc::new(BudgetReport::new(state, clock.wall(), settlements));
+        self.unsettled.begin(&report);
+        report
     }
 }
 
@@ -253,7 +255,7 @@ impl Session {
             if reply.is_closed() {
                 return;
             }
-            let (beginning, key) = (Instant::now(), session.budgets_of(&ask.state));
+            let (beginning, key) = (Instant::now(), session.budgets_of(ask.state.id()));
             let mut connection = session.connection.clone();
             // A late answer is worth waiting for: what it has reserved must be given back.
             let reserving = session.scripts.reserve_budgets(&mut connection, &key, &ask);
@@ -272,29 +274,35 @@ impl Session {
             }
             let Some(answer) = answer else { return };
             let budgets = ask.wants.iter().map(|want| &want.budget);
-            session.tell_of_budgets(&ask.state, budgets, &answer);
+            ask.state.note_told(budgets.clone(), &answer.budgets);
+            session.tell_of_budgets(ask.state.id(), budgets, &answer);
             if let Err(answer) = reply.send(answer)
                 && answer.refused.is_none()
             {
-                session.start_settling(BudgetReport::new(ask.state.clone(), ask.taken_back(&answer)));
+                let given_back = ask.taken_back(&answer);
+                session.start_settling(session.later.report(ask.state.clone(), &session.clock, given_back));
             }
         });
     }
 
     /// Starts to settle what a request has used of budgets. If no answer comes, it is sent again later; the
     /// server makes it once.
-    pub(super) fn start_settling(self: &Rc<Self>, report: BudgetReport) {
+    pub(super) fn start_settling(self: &Rc<Self>, report: Arc<BudgetReport>) {
         let session = self.clone();
         tokio::task::spawn_local(async move {
             let Ok(_permit) = session.asks.acquire().await else { return };
-            let BudgetReport { id, state, settlements } = &report;
-            let (key, mut connection) = (session.budgets_of(state), session.connection.clone());
+            let BudgetReport { id, holder, state, settlements, .. } = &*report;
+            let (key, mut connection) = (session.budgets_of(holder), session.connection.clone());
             let settling = session.scripts.settle_budgets(&mut connection, &key, id, settlements);
             match timeout(LATEST_SETTLEMENT, settling).await {
                 Ok(Ok(answer)) => {
+                    session.later.unsettled.end(id);
                     let budgets = settlements.iter().map(|settlement| &settlement.budget);
-                    state.note_lost(settlements, &answer.budgets);
-                    session.tell_of_budgets(state, budgets, &answer);
+                    if let Some(state) = state {
+                        state.note_lost(settlements, &answer.budgets);
+                        state.note_told(budgets.clone(), &answer.budgets);
+                    }
+                    session.tell_of_budgets(holder, budgets, &answer);
                 }
                 Ok(Err(error)) => {
                     session.note_error(&error);
@@ -306,26 +314,59 @@ impl Session {
     }
 
     /// Settles when the server is available.
-    pub(super) fn settle_later(&self, report: BudgetReport) {
+    pub(super) fn settle_later(&self, report: Arc<BudgetReport>) {
         self.later.unsent.borrow_mut().budgets.push(report);
     }
 
-    fn budgets_of(&self, state: &KeyState) -> String {
-        format!("{}:{{{}}}:budgets", self.prefix, state.id())
+    fn budgets_of(&self, holder: &str) -> String {
+        format!("{}:{{{holder}}}:budgets", self.prefix)
     }
 
-    /// Notes what the server tells of budgets, and tells of those that have passed a share.
+    /// Tells of budgets of a holder that have passed a share.
     fn tell_of_budgets<'b>(
         &self,
-        state: &KeyState,
-        budgets: impl Iterator<Item = &'b Arc<Budget>> + Clone,
+        holder: &str,
+        budgets: impl Iterator<Item = &'b Arc<Budget>>,
         answer: &BudgetAnswer,
     ) {
-        state.note_told(budgets.clone(), &answer.budgets);
         for (budget, told) in budgets.zip(&answer.budgets).filter(|(_, told)| told.passed > 0) {
             let resets_at = Timestamp::from_second(told.to).unwrap_or(Timestamp::MAX);
-            (self.later.tell)(state.id(), &budget.passed(told.passed, told.used, resets_at));
+            (self.later.tell)(holder, &budget.passed(told.passed, told.used, resets_at));
         }
+    }
+
+    /// Starts to tell what this replica has counted, until the server knows all of it.
+    pub(super) fn start_telling(self: &Rc<Self>, untold: &Arc<Untold>) {
+        let (session, untold) = (self.clone(), untold.clone());
+        tokio::task::spawn_local(async move { session.tell_usage(&untold).await });
+    }
+
+    /// Tells what this replica has counted, one part after another, until one has no answer.
+    pub(super) async fn tell_usage(&self, untold: &Untold) {
+        let Ok(_permit) = self.asks.acquire().await else { return };
+        while let Some(telling) = untold.take() {
+            let mut connection = self.connection.clone();
+            let told = self.scripts.usage.tell(&mut connection, &self.prefix, untold, &telling);
+            let failed = match timeout(LATEST_SETTLEMENT, told).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => {
+                    self.note_error(&error);
+                    Some(telling)
+                }
+                Err(_elapsed) => Some(telling),
+            };
+            let is_over = failed.is_some();
+            untold.told(failed);
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Waits until all that was asked has an answer.
+    pub(super) async fn answered(&self) {
+        let all = u32::try_from(MOST_ASKS).unwrap_or(u32::MAX);
+        let _permits = self.asks.acquire_many(all).await;
     }
 
     /// Asks for slots of a key as long as requests wait for them.

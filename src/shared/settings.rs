@@ -52,7 +52,7 @@ impl Settings {
             password,
             certificates,
             timeout: shared.timeout,
-            is_for_keys: false,
+            has_long_answers: false,
         };
         let Shared { prefix, replicas, when_unavailable, .. } = shared;
         Ok(Settings {

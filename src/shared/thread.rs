@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::handle::{Ends, Job, Sharing};
 use super::link::{Link, LinkState, Outage, Replica};
 use super::scripts::Heard;
-use super::session::{BudgetReport, Later, Session, Told, Unsent};
+use super::session::{Later, Session, Told, Unsent};
 use super::settings::Settings;
 use crate::clock::Clock;
-use crate::limit::{Attempts, FailedAttempts, KeyState, LeasedSlots, Passed};
+use crate::limit::{Attempts, BudgetReport, FailedAttempts, KeyState, LeasedSlots, Passed, Unsettled};
+use crate::observe::untold::{Collected, Untold};
 use crate::thread_supervisor::Ended;
 
 /// Time between two heartbeats, and between two while the server is unavailable.
@@ -34,6 +35,9 @@ const REMEMBERED: Duration = Duration::from_secs(3);
 /// Time between two attempts to connect: at first, and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// Time after which what was counted here is told again.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// Largest number of addresses of which attempts are told later.
 const MOST_UNTOLD: usize = 4096;
 
@@ -47,9 +51,23 @@ pub(crate) struct Asker {
     attempts: Arc<FailedAttempts>,
     describe: Box<dyn Fn() -> Replica + Send>,
     tell: Told,
+    /// What is counted here and told to the server, and the settlements that have no answer yet.
+    ours: Ours,
     /// The keys of which slots may be held, by their ids.
     holders: HashMap<String, Arc<KeyState>>,
     heard: LastHeard,
+    last_told: Instant,
+}
+
+/// What this replica has counted and settled.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    pub(crate) untold: Arc<Untold>,
+    /// What counts usage; `None` if the thread of the state directory does.
+    pub(crate) collected: Option<Collected>,
+    pub(crate) unsettled: Arc<Unsettled>,
+    /// Settlements of before the start.
+    pub(crate) unsent: Vec<Arc<BudgetReport>>,
 }
 
 /// What the server said last.
@@ -73,6 +91,12 @@ enum Next {
 /// Makes the handle of the shared limits, and the work of their thread. `id`: that of this replica.
 pub(crate) fn share(settings: Settings, id: String, clock: Clock) -> (Sharing, Asker) {
     let (sharing, Ends { link, settings, jobs }) = Sharing::new(settings, id.clone(), clock.clone());
+    let ours = Ours {
+        untold: Arc::new(Untold::new(id.clone(), false)),
+        collected: None,
+        unsettled: Arc::default(),
+        unsent: Vec::new(),
+    };
     let asker = Asker {
         settings,
         id,
@@ -82,8 +106,10 @@ pub(crate) fn share(settings: Settings, id: String, clock: Clock) -> (Sharing, A
         attempts: Arc::default(),
         describe: Box::new(Replica::default),
         tell: Box::new(|_, _| {}),
+        ours,
         holders: HashMap::new(),
         heard: LastHeard::default(),
+        last_told: Instant::now(),
     };
     (sharing, asker)
 }
@@ -92,6 +118,11 @@ impl Asker {
     /// Sets where the addresses are recorded that have used up their failed attempts elsewhere.
     pub(crate) fn recording(self, attempts: &Arc<FailedAttempts>) -> Self {
         Asker { attempts: attempts.clone(), ..self }
+    }
+
+    /// Sets what this replica tells of usage and budgets.
+    pub(crate) fn telling_of(self, ours: Ours) -> Self {
+        Asker { ours, ..self }
     }
 
     /// Sets how this replica describes itself.
@@ -118,7 +149,9 @@ impl Asker {
 
     async fn run(mut self) {
         let tell = std::mem::replace(&mut self.tell, Box::new(|_, _| {}));
-        let later = Later { tell, unsent: RefCell::default(), failed: Notify::new() };
+        let unsent = Unsent { budgets: std::mem::take(&mut self.ours.unsent), ..Unsent::default() };
+        let unsettled = self.ours.unsettled.clone();
+        let later = Later { tell, unsent: RefCell::new(unsent), unsettled, failed: Notify::new() };
         let (mut pause, later) = (RECONNECT.0, Rc::new(later));
         loop {
             let settings = self.settings.load_full();
@@ -160,7 +193,8 @@ impl Asker {
                     self.holders.insert(state.id().to_owned(), state);
                 }
                 Ok(Some(Job::SettleBudgets(state, settlements))) => {
-                    later.unsent.borrow_mut().budgets.push(BudgetReport::new(state, settlements));
+                    let report = later.report(state, &self.clock, settlements);
+                    later.unsent.borrow_mut().budgets.push(report);
                 }
                 Ok(Some(Job::ReserveBudgets(..))) => {}
                 Ok(Some(Job::TellAttempts(attempts))) => later.unsent.borrow_mut().add_attempts(attempts),
@@ -187,6 +221,7 @@ impl Asker {
                     if is_available {
                         session.send_unsent(self.heard.outage);
                         self.renew_slots(session);
+                        self.tell_usage(session);
                     }
                 }
                 // An answer that does not know this replica is none.
@@ -217,7 +252,7 @@ impl Asker {
                             self.leave(session, states, done).await;
                             return (has_worked, Next::Ends);
                         }
-                        Some(job) => self.start(session, job),
+                        Some(job) => self.start(session, later, job),
                         None => return (has_worked, Next::Ends),
                     },
                 }
@@ -225,7 +260,7 @@ impl Asker {
         }
     }
 
-    fn start(&mut self, session: &Rc<Session>, job: Job) {
+    fn start(&mut self, session: &Rc<Session>, later: &Later, job: Job) {
         let outage = self.heard.outage;
         match job {
             Job::Ask(state) => session.start(state, outage),
@@ -242,20 +277,38 @@ impl Asker {
             Job::TellAttempts(attempts) => session.start_attempts(attempts, None),
             Job::ReserveBudgets(ask, reply) => session.start_reserving(ask, reply),
             Job::SettleBudgets(state, settlements) if self.link.state().is_available => {
-                session.start_settling(BudgetReport::new(state, settlements));
+                session.start_settling(later.report(state, &self.clock, settlements));
             }
             Job::SettleBudgets(state, settlements) => {
-                session.settle_later(BudgetReport::new(state, settlements));
+                session.settle_later(later.report(state, &self.clock, settlements));
             }
             Job::Leave(..) => {}
         }
     }
 
-    /// Gives back all that keys hold, and ends the registration.
+    /// Tells what was counted here, once a second.
+    fn tell_usage(&mut self, session: &Rc<Session>) {
+        if self.last_told.elapsed() >= TELLING {
+            self.last_told = Instant::now();
+            self.collect();
+            session.start_telling(&self.ours.untold);
+        }
+    }
+
+    fn collect(&mut self) {
+        if let Some(collected) = &mut self.ours.collected {
+            collected.collect(&self.ours.untold, self.clock.wall());
+        }
+    }
+
+    /// Gives back all that keys hold, tells what was counted, and ends the registration.
     async fn leave(&mut self, session: &Rc<Session>, states: Vec<Arc<KeyState>>, done: oneshot::Sender<()>) {
         for state in states {
             session.give_back(state, self.heard.outage).await;
         }
+        session.answered().await;
+        self.collect();
+        session.tell_usage(&self.ours.untold).await;
         session.unregister(self.heard.time).await;
         let _nobody_waits = done.send(());
     }
@@ -295,6 +348,8 @@ impl Asker {
         self.link.set(LinkState { is_available, since, replicas, rank, most: most.0, outage });
         if is_available && !before.is_available {
             self.link.note_return(before.since, clock_now);
+            // The server may have lost what it knew.
+            self.ours.untold.want_all();
         }
     }
 }

@@ -11,8 +11,9 @@ use super::entries::{Entry, take};
 use super::usage::DayJournal;
 use crate::config::fault::Fault;
 use crate::journal::{self, Journal, OpenError, Recovered};
-use crate::limit::Kept;
+use crate::limit::{BudgetReport, Kept};
 use crate::observe::ledger::{Ledger, day_of};
+use crate::random_id::random_id;
 
 /// The directory, opened.
 #[derive(Debug)]
@@ -26,6 +27,10 @@ pub(crate) struct State {
     /// Usage of keys, which requests add to.
     pub(crate) ledger: Arc<Ledger>,
     pub(super) today: (Date, DayJournal),
+    /// The name by which the server of shared limits knows what this directory has told.
+    pub(crate) origin: String,
+    /// What that server was not told of budgets.
+    pub(crate) unsettled: Vec<BudgetReport>,
 }
 
 impl State {
@@ -41,6 +46,7 @@ impl State {
             Journal::open(path, |key, value| take(&mut entries, key, value)).map_err(fault)?;
         report(path, &recovered);
         let (ledger, mut kept) = (Arc::<Ledger>::default(), HashMap::<String, Kept>::new());
+        let (mut known_origin, mut unsettled) = (None, Vec::new());
         for (key, value) in &entries {
             match Entry::decode(key, value) {
                 Some(Entry::Budget { holder, state }) => kept.entry(holder).or_default().budgets.push(state),
@@ -48,19 +54,20 @@ impl State {
                     kept.entry(holder).or_default().windows.push(window)
                 }
                 Some(Entry::LastUse { key, at }) => ledger.restore_last_use(&key, at),
-                Some(Entry::Usage { .. } | Entry::Born { .. }) | None => {}
+                Some(Entry::Origin { id }) => known_origin = Some(id),
+                Some(Entry::Settlement { report }) => unsettled.push(report),
+                Some(Entry::Usage { .. } | Entry::Born { .. } | Entry::Told { .. }) | None => {}
             }
         }
         let today = DayJournal::open(path, day_of(now));
         let today = today.map_err(fault)?;
-        let born = Entry::Born { at: now }.encode();
+        let origin = known_origin.unwrap_or_else(random_id);
         // What is not in the journal yet is written first.
-        let pending = match entries.contains_key(&born.0) {
-            true => HashMap::new(),
-            false => HashMap::from([born]),
-        };
+        let first = [Entry::Born { at: now }.encode(), Entry::Origin { id: origin.clone() }.encode()];
+        let pending = first.into_iter().filter(|(key, _)| !entries.contains_key(key)).collect();
         let today = (day_of(now), today);
-        Ok((State { path: path.to_owned(), journal, entries, pending, ledger, today }, kept))
+        let path = path.to_owned();
+        Ok((State { path, journal, entries, pending, ledger, today, origin, unsettled }, kept))
     }
 
     /// Looks whether the directory can be read, without a change. A directory that does not exist yet is

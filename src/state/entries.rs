@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Every, Period, Unit};
-use crate::limit::{Ahead, BudgetState, KeptWindow};
-use crate::observe::ledger::{Counts, RowKey};
+use crate::limit::{Ahead, Budget, BudgetReport, BudgetSettlement, BudgetState, KeptWindow};
+use crate::observe::ledger::{Counts, RowKey, day_of};
 
 /// Number of days for which usage, and when a key was last used, is kept.
 pub(super) const KEPT_DAYS: i64 = 400;
 
 /// An entry of a journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// `["budget", HOLDER, UNIT, EVERY]`: `{"from", "to", "used", "told"}`, and `"ahead": {"from", "used"}`
     /// for a later period that was left because the clock went back. Times are seconds since 1970.
@@ -26,6 +27,14 @@ pub(super) enum Entry {
     LastUse { key: String, at: Timestamp },
     /// `["born"]`: when the directory was made, in microseconds since 1970.
     Born { at: Timestamp },
+    /// `["origin"]`: the name by which the server of shared limits knows what this directory has told.
+    Origin { id: String },
+    /// `["told", DAY]`: `true`. All usage of the day was told to that server.
+    Told { day: Date },
+    /// `["settlement", ID]`: `{"holder", "at", "budgets": [{"policy", "unit", "every", "amount", "from",
+    /// "reserved", "used"}]}`: what a request has used of shared budgets, of which the server does not know
+    /// yet. `at` is in microseconds and `from` in seconds since 1970.
+    Settlement { report: BudgetReport },
     /// `["usage", DAY, KEY, GROUP, MODEL]`: `[requests, input, cached, output, estimated]`.
     Usage { key: RowKey, counts: Counts },
 }
@@ -54,6 +63,24 @@ struct WindowValue {
     ahead_ms: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct SettlementValue {
+    holder: String,
+    at: i64,
+    budgets: Vec<SettledValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SettledValue {
+    policy: String,
+    unit: String,
+    every: String,
+    amount: u64,
+    from: i64,
+    reserved: u64,
+    used: i64,
+}
+
 /// Returns JSON. These types are always valid JSON.
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
@@ -77,6 +104,13 @@ impl Entry {
             }
             Entry::LastUse { key, at } => (json(&("last_used", key)), json(&at.as_microsecond())),
             Entry::Born { at } => (json(&("born",)), json(&at.as_microsecond())),
+            Entry::Origin { id } => (json(&("origin",)), json(id)),
+            Entry::Told { day } => (json(&("told", day.to_string())), json(&true)),
+            Entry::Settlement { report } => {
+                let budgets = report.settlements.iter().map(SettledValue::of).collect();
+                let (holder, at) = (report.holder.clone(), report.at.as_microsecond());
+                (settlement_key(&report.id), json(&SettlementValue { holder, at, budgets }))
+            }
             Entry::Usage { key, counts } => {
                 let RowKey { day, key, group, model } = key;
                 let Counts { requests, input, cached, output, estimated } = counts;
@@ -102,8 +136,8 @@ impl Entry {
                     None => None,
                 };
                 let state = BudgetState {
-                    unit: Unit::ALL.iter().find(|(name, _)| *name == unit)?.1,
-                    every: Every::ALL.iter().find(|(name, _)| *name == every)?.1,
+                    unit: unit_of(&unit)?,
+                    every: every_of(&every)?,
                     period: Period { start: second(from)?, end: second(to)? },
                     used,
                     told,
@@ -119,6 +153,18 @@ impl Entry {
             }
             "last_used" => Entry::LastUse { key: text(1)?, at: time()? },
             "born" => Entry::Born { at: time()? },
+            "origin" => Entry::Origin { id: serde_json::from_slice(value).ok()? },
+            "told" => {
+                serde_json::from_slice::<bool>(value).ok()?;
+                Entry::Told { day: text(1)?.parse().ok()? }
+            }
+            "settlement" => {
+                let SettlementValue { holder, at, budgets } = serde_json::from_slice(value).ok()?;
+                let settlements = budgets.into_iter().map(SettledValue::settlement).collect::<Option<_>>()?;
+                let at = Timestamp::from_microsecond(at).ok()?;
+                let report = BudgetReport { id: text(1)?, holder, state: None, at, settlements };
+                Entry::Settlement { report }
+            }
             "usage" => {
                 let key =
                     RowKey { day: text(1)?.parse().ok()?, key: text(2)?, group: text(3), model: text(4) };
@@ -137,9 +183,45 @@ impl Entry {
             }
             Entry::Window { window, .. } => window.full_at <= now,
             Entry::LastUse { at, .. } => *at < oldest_use,
-            Entry::Usage { .. } | Entry::Born { .. } => false,
+            Entry::Settlement { report } => report.at < oldest_use,
+            Entry::Told { day } => *day < day_of(oldest_use),
+            Entry::Usage { .. } | Entry::Born { .. } | Entry::Origin { .. } => false,
         }
     }
+}
+
+impl SettledValue {
+    fn of(settlement: &BudgetSettlement) -> Self {
+        let BudgetSettlement { budget, from, reserved, used } = settlement;
+        SettledValue {
+            policy: budget.policy().to_owned(),
+            unit: budget.unit().field().to_owned(),
+            every: budget.every().name().to_owned(),
+            amount: budget.amount(),
+            from: *from,
+            reserved: *reserved,
+            used: *used,
+        }
+    }
+
+    fn settlement(self) -> Option<BudgetSettlement> {
+        let SettledValue { policy, unit, every, amount, from, reserved, used } = self;
+        let budget = Budget::kept(policy, unit_of(&unit)?, every_of(&every)?, amount);
+        Some(BudgetSettlement::kept(budget, from, reserved, used))
+    }
+}
+
+fn unit_of(name: &str) -> Option<Unit> {
+    Some(Unit::ALL.iter().find(|(known, _)| *known == name)?.1)
+}
+
+fn every_of(name: &str) -> Option<Every> {
+    Some(Every::ALL.iter().find(|(known, _)| *known == name)?.1)
+}
+
+/// Returns the key of the entry of a settlement.
+pub(super) fn settlement_key(id: &str) -> Vec<u8> {
+    json(&("settlement", id))
 }
 
 /// Takes a record: the newest value of a key counts, and an empty one removes it.
@@ -176,6 +258,10 @@ mod tests {
             model: Some("a \"b\"\n".to_owned()),
         };
         let counts = Counts { requests: 1, input: 2, cached: 3, output: 4, estimated: 5 };
+        let budget = Budget::kept("group-g-requests-day".to_owned(), Unit::Requests, Every::Day, 9);
+        let settlements = vec![BudgetSettlement::kept(budget, start.as_second(), 3, -1)];
+        let report =
+            BudgetReport { id: "a".to_owned(), holder: "key_a".to_owned(), state: None, at, settlements };
         for entry in [
             Entry::Budget { holder: "group:g".to_owned(), state },
             Entry::Budget { holder: "key_a".to_owned(), state: left },
@@ -190,11 +276,16 @@ mod tests {
             },
             Entry::LastUse { key: "key_a".to_owned(), at },
             Entry::Usage { key: row, counts },
+            Entry::Origin { id: "abc".to_owned() },
+            Entry::Told { day: "2026-11-29".parse().unwrap() },
+            Entry::Settlement { report },
         ] {
             let (key, value) = entry.encode();
-            assert_eq!(Entry::decode(&key, &value), Some(entry));
-            assert_eq!(Entry::decode(&key, b"{}"), None);
+            let read = Entry::decode(&key, &value).unwrap();
+            assert_eq!(read.encode(), (key.clone(), value), "{entry:?}");
+            assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(&entry));
+            assert!(Entry::decode(&key, b"{}").is_none());
         }
-        assert_eq!(Entry::decode(b"[\"later\"]", b"1"), None);
+        assert!(Entry::decode(b"[\"later\"]", b"1").is_none());
     }
 }

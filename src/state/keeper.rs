@@ -12,12 +12,14 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::directory::State;
-use super::entries::{Entry, KEPT_DAYS};
-use super::usage::{DayJournal, remove_old};
+use super::entries::{Entry, KEPT_DAYS, take};
+use super::fleet::Fleet;
+use super::usage::{DayJournal, directory_of, remove_old};
 use crate::clock::Clock;
 use crate::journal::{Journal, record_bytes};
 use crate::limit::{Changed, Passed, ToKeep};
 use crate::observe::ledger::{Counts, Entries, Ledger, RowKey, day_of};
+use crate::observe::untold::open_day;
 use crate::thread_supervisor::Ended;
 
 /// Time between two writes.
@@ -59,14 +61,25 @@ pub(crate) struct Keeper {
     tell: Told,
     health: Arc<Mutex<Health>>,
     told_trouble: Option<Instant>,
-    stop: Receiver<Sender<()>>,
+    /// What is told to the server of shared limits; `None` without one.
+    fleet: Option<Fleet>,
+    asked: Receiver<Asked>,
+}
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+enum Asked {
+    /// Write what has changed.
+    Write(Sender<()>),
+    /// Write what has changed, and end.
+    End(Sender<()>),
 }
 
 /// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct Keeping {
     health: Arc<Mutex<Health>>,
-    stop: Mutex<Sender<Sender<()>>>,
+    ask: Mutex<Sender<Asked>>,
     /// The directory.
     pub(crate) path: PathBuf,
 }
@@ -76,10 +89,19 @@ impl Keeping {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Writes what has changed. Blocks, for a few seconds at most.
+    pub(crate) fn write(&self) {
+        self.ask(Asked::Write);
+    }
+
     /// Writes what has changed, and ends the thread. Blocks, for a few seconds at most.
     pub(crate) fn end(&self) {
+        self.ask(Asked::End);
+    }
+
+    fn ask(&self, what: fn(Sender<()>) -> Asked) {
         let (done, is_done) = channel();
-        let asked = self.stop.lock().unwrap_or_else(PoisonError::into_inner).send(done);
+        let asked = self.ask.lock().unwrap_or_else(PoisonError::into_inner).send(what(done));
         if asked.is_ok() {
             let _in_time = is_done.recv_timeout(5 * INTERVAL);
         }
@@ -90,11 +112,11 @@ impl Keeper {
     /// Makes the work of the thread, and its handle. `changed`: the keys and groups that have changed;
     /// `tell`: gets the budgets that have passed a share.
     pub(crate) fn new(state: State, changed: Arc<Changed>, clock: Clock) -> (Self, Keeping) {
-        let State { path, journal, entries, pending, ledger, today } = state;
+        let State { path, journal, entries, pending, ledger, today, .. } = state;
         let live_bytes = entries.iter().map(|(key, value)| record_bytes(key.len(), value.len())).sum();
         let health = Arc::new(Mutex::new(Health { bytes: journal.bytes(), ..Health::default() }));
-        let (sender, stop) = channel();
-        let keeping = Keeping { health: health.clone(), stop: Mutex::new(sender), path: path.clone() };
+        let (sender, asked) = channel();
+        let keeping = Keeping { health: health.clone(), ask: Mutex::new(sender), path: path.clone() };
         let keeper = Keeper {
             path,
             journal,
@@ -109,7 +131,8 @@ impl Keeper {
             tell: Box::new(|_, _| {}),
             health,
             told_trouble: None,
-            stop,
+            fleet: None,
+            asked,
         };
         (keeper, keeping)
     }
@@ -119,14 +142,33 @@ impl Keeper {
         Keeper { tell, ..self }
     }
 
+    /// Tells the server of shared limits, too.
+    pub(crate) fn of_fleet(mut self, mut fleet: Fleet, now: Timestamp) -> Self {
+        fleet.find_open_days(&self.path, &self.written);
+        // What was not told yesterday is told with what is counted today.
+        let yesterday = day_of(now).yesterday().ok().filter(|day| directory_of(&self.path, *day).exists());
+        if let Some(Err(error)) = yesterday.map(|day| self.day(day).map(drop)) {
+            tracing::error!(%error, "the usage of yesterday can't be read");
+        }
+        let uses = self.written.iter().filter_map(|(key, value)| match Entry::decode(key, value) {
+            Some(Entry::LastUse { key, at }) => Some((key, at)),
+            _ => None,
+        });
+        fleet.untold.add_last_uses(uses);
+        Keeper { fleet: Some(fleet), ..self }
+    }
+
     /// Runs on this thread until it is asked to end.
     pub(crate) fn run(mut self) -> Ended {
         loop {
-            let asked = self.stop.recv_timeout(INTERVAL);
+            let asked = self.asked.recv_timeout(INTERVAL);
             self.keep();
             match asked {
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(done) => {
+                Ok(Asked::Write(done)) => {
+                    let _nobody_waits = done.send(());
+                }
+                Ok(Asked::End(done)) => {
                     let _nobody_waits = done.send(());
                     return Ended::Asked;
                 }
@@ -139,9 +181,19 @@ impl Keeper {
     fn keep(&mut self) {
         let now = self.clock.wall();
         self.take_changed(now);
+        if let Some(fleet) = &mut self.fleet {
+            self.pending.extend(fleet.settlements());
+            self.pending.extend(fleet.tell_old_days(&self.path, day_of(now)));
+        }
+        let Entries { rows, last_used } = self.ledger.take();
+        if let Some(fleet) = &self.fleet {
+            fleet.untold.add_last_uses(last_used.iter().cloned());
+        }
+        let last_used = last_used.into_iter().map(|(key, at)| Entry::LastUse { key, at }.encode());
+        self.pending.extend(last_used);
         // Budgets are written even if usage can't be.
         let budgets = self.write(now);
-        let written = budgets.and(self.write_usage(now));
+        let written = budgets.and(self.write_usage(now, rows));
         let bytes = self.journal.bytes() + self.days.values().map(DayJournal::bytes).sum::<u64>();
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         health.bytes = bytes;
@@ -183,12 +235,15 @@ impl Keeper {
         let appended = self.journal.append(records);
         if appended.is_ok() {
             for (key, value) in self.pending.drain() {
-                self.live_bytes += record_bytes(key.len(), value.len());
                 if let Some(before) = self.written.get(&key) {
                     self.live_bytes -= record_bytes(key.len(), before.len());
                 }
-                self.written.insert(key, value);
+                if !value.is_empty() {
+                    self.live_bytes += record_bytes(key.len(), value.len());
+                }
+                take(&mut self.written, &key, &value);
             }
+            self.fleet.iter_mut().for_each(Fleet::note_written);
         }
         // A journal that was removed, or is on a broken part of the disk, is written anew.
         if self.journal.wants_compaction(self.live_bytes) {
@@ -209,8 +264,8 @@ impl Keeper {
         self.live_bytes = bytes.sum();
     }
 
-    /// Writes usage, and when keys were last used.
-    fn write_usage(&mut self, now: Timestamp) -> io::Result<()> {
+    /// Writes what was used.
+    fn write_usage(&mut self, now: Timestamp, rows: Vec<(RowKey, Counts)>) -> io::Result<()> {
         let today = day_of(now);
         if self.cleaned != Some(today) {
             self.cleaned = Some(today);
@@ -219,20 +274,28 @@ impl Keeper {
             let yesterday = today.yesterday().unwrap_or(today);
             self.days.retain(|day, _| *day == today || *day == yesterday);
         }
-        let Entries { rows, last_used } = self.ledger.take();
-        let last_used = last_used.into_iter().map(|(key, at)| Entry::LastUse { key, at }.encode());
-        self.pending.extend(last_used);
         let mut by_day: BTreeMap<Date, Vec<(RowKey, Counts)>> = BTreeMap::new();
-        for row in rows {
-            by_day.entry(row.0.day).or_default().push(row);
+        for (key, counts) in rows {
+            let day = if self.fleet.is_some() { open_day(key.day, today) } else { key.day };
+            by_day.entry(day).or_default().push((RowKey { day, ..key }, counts));
         }
         let mut outcome = Ok(());
         for (day, rows) in by_day {
-            let added = self.day(day).and_then(|journal| journal.add(&rows));
-            if let Err(error) = added {
-                self.ledger.put_back(rows);
-                outcome = Err(error);
+            match (self.day(day).and_then(|journal| journal.add(&rows)), &mut self.fleet) {
+                (Ok(sums), Some(fleet)) => {
+                    fleet.note_day(day);
+                    fleet.untold.add_rows(sums);
+                }
+                (Ok(_), None) => {}
+                (Err(error), _) => {
+                    self.ledger.put_back(rows);
+                    outcome = Err(error);
+                }
             }
+        }
+        if let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.untold.takes_all()) {
+            let all = self.days.values().flat_map(|day| day.rows.iter());
+            fleet.untold.add_rows(all.map(|(key, sum)| (key.clone(), *sum)));
         }
         let compacted = self.days.values_mut().map(DayJournal::compact);
         compacted.fold(outcome, Result::and)
@@ -251,6 +314,7 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::limit::Limiter;
+    use crate::observe::untold::{Telling, Untold};
     use crate::state::Report;
     use crate::state::report::By;
     use crate::token_report::{Tokens, TokensBy};
@@ -287,6 +351,68 @@ mod tests {
         }
         assert!(keeping.health().trouble.is_none(), "{:?}", keeping.health());
         assert_eq!(super::super::last_uses(&path).unwrap().since, Some(first));
+    }
+
+    #[test]
+    fn each_day_is_told_as_a_whole_and_closed_when_that_is_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let (clock, hands) = Clock::manual("2026-11-26T12:00:00Z".parse().unwrap());
+        let begin = |origin_before: Option<&str>| {
+            let (state, kept) = State::open(&path, clock.wall()).unwrap();
+            let (origin, ledger) = (state.origin.clone(), state.ledger.clone());
+            assert!(origin_before.is_none_or(|before| before == origin), "a directory has one name");
+            let (_limiter, changed) = Limiter::new(clock.clone(), usize::MAX).keeping(kept);
+            let untold = Arc::new(Untold::new(origin, true));
+            let (keeper, _keeping) = Keeper::new(state, changed, clock.clone());
+            let keeper = keeper.of_fleet(Fleet::new(untold.clone(), Arc::default()), clock.wall());
+            (keeper, untold, ledger)
+        };
+        // Days with their requests, as they are told; days that are closed have none.
+        let tell = |untold: &Untold| {
+            let mut told = Vec::new();
+            while let Some(telling) = untold.take() {
+                match telling {
+                    Telling::Rows(day, rows) => told.push((day.to_string(), rows[0].1.requests)),
+                    Telling::Close(day) => told.push((day.to_string(), 0)),
+                    Telling::LastUses(_) => {}
+                }
+                untold.told(None);
+            }
+            told
+        };
+        let of = |days: &[(&str, u64)]| -> Vec<_> {
+            days.iter().map(|(day, requests)| ((*day).to_owned(), *requests)).collect()
+        };
+        let (mut keeper, untold, ledger) = begin(None);
+        let use_now = |ledger: &Arc<Ledger>, times: u64| {
+            (0..times).for_each(|_| ledger.note(&ledger.of("key_a"), (clock.wall(), None, None), None));
+        };
+        use_now(&ledger, 2);
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[("2026-11-26", 2)]));
+        use_now(&ledger, 1);
+        keeper.keep();
+        let origin = untold.origin.clone();
+        // What was not told before a kill is told after the start.
+        drop((keeper, untold));
+        hands.advance(Duration::from_secs(86_400));
+        let (mut keeper, untold, ledger) = begin(Some(&origin));
+        use_now(&ledger, 5);
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[("2026-11-26", 3), ("2026-11-27", 5)]));
+        // Two days later, no request adds to the first day any more.
+        hands.advance(Duration::from_secs(86_400));
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[("2026-11-26", 3)]));
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[("2026-11-26", 0)]));
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[]));
+        drop((keeper, untold));
+        let (mut keeper, untold, _ledger) = begin(Some(&origin));
+        keeper.keep();
+        assert_eq!(tell(&untold), of(&[("2026-11-27", 5)]), "a closed day is never told again");
     }
 
     #[test]

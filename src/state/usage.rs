@@ -6,38 +6,46 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use jiff::ToSpan;
 use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan};
 
 use super::entries::{Entry, KEPT_DAYS, take};
 use crate::journal::{self, Journal, OpenError, record_bytes};
-use crate::observe::ledger::{Counts, MOST_MODELS, OTHER_MODELS, RowKey};
+use crate::observe::day_rows::DayRows;
+use crate::observe::ledger::{Counts, LastUses, RowKey};
 use crate::random_id::random_id;
 
 /// The name of the directory with a directory for each day.
 const USAGE: &str = "usage";
 
+/// Returns the directory with a directory for each day.
+fn directory(state: &Path) -> PathBuf {
+    state.join(USAGE)
+}
+
+/// Returns the directory of a day.
+pub(super) fn directory_of(state: &Path, day: Date) -> PathBuf {
+    directory(state).join(day.to_string())
+}
+
 /// The journal of a day, with all its rows.
 #[derive(Debug)]
 pub(super) struct DayJournal {
     journal: Journal,
-    /// Counts, and the length of the record that has them, in bytes.
-    rows: HashMap<RowKey, (Counts, u64)>,
-    /// The number of rows of each key.
-    of_keys: HashMap<String, usize>,
+    pub(super) rows: DayRows,
     live_bytes: u64,
 }
 
 impl DayJournal {
     /// Opens the journal of a day.
     pub(super) fn open(state: &Path, day: Date) -> Result<Self, OpenError> {
-        let directory = state.join(USAGE);
+        let directory = directory(state);
         if let Err(error) = DirBuilder::new().mode(0o700).create(&directory)
             && error.kind() != io::ErrorKind::AlreadyExists
         {
             return Err(OpenError::system("create", &directory, error));
         }
-        let path = directory.join(day.to_string());
+        let path = directory_of(state, day);
         let mut entries = HashMap::new();
         let opened = match Journal::open(&path, |key, value| take(&mut entries, key, value)) {
             // Usage is a report. One that is lost keeps no budget and no start.
@@ -57,44 +65,28 @@ impl DayJournal {
             let path = path.display();
             tracing::error!(%path, parts = recovered.damaged.parts, "parts of the usage of a day were damaged");
         }
-        let mut day = DayJournal { journal, rows: HashMap::new(), of_keys: HashMap::new(), live_bytes: 0 };
+        let mut day = DayJournal { journal, rows: DayRows::default(), live_bytes: 0 };
         for (key, value) in &entries {
             if let Some(Entry::Usage { key: row, counts }) = Entry::decode(key, value) {
-                day.set(row, counts, record_bytes(key.len(), value.len()));
+                day.live_bytes += record_bytes(key.len(), value.len());
+                day.rows.set(row, counts);
             }
         }
         Ok(day)
     }
 
-    /// Sets a row whose record has `bytes`.
-    fn set(&mut self, key: RowKey, counts: Counts, bytes: u64) {
-        self.live_bytes += bytes;
-        match self.rows.insert(key.clone(), (counts, bytes)) {
-            Some((_, before)) => self.live_bytes -= before,
-            None => *self.of_keys.entry(key.key).or_default() += 1,
-        }
-    }
-
-    /// Adds counts to rows, and makes them durable: all of them, or none.
-    pub(super) fn add(&mut self, counted: &[(RowKey, Counts)]) -> io::Result<()> {
-        let mut sums: HashMap<RowKey, Counts> = HashMap::new();
-        for (key, counts) in counted {
-            let is_one_too_many = !self.rows.contains_key(key)
-                && self.of_keys.get(&key.key).is_some_and(|rows| *rows >= MOST_MODELS);
-            let model = if is_one_too_many { Some(OTHER_MODELS.to_owned()) } else { key.model.clone() };
-            let key = RowKey { model, ..key.clone() };
-            let before = self.rows.get(&key).map(|(counts, _)| *counts).unwrap_or_default();
-            sums.entry(key).or_insert(before).add(*counts);
-        }
-        let sums: Vec<_> = sums.into_iter().collect();
-        let encode =
-            |(key, counts): &(RowKey, Counts)| Entry::Usage { key: key.clone(), counts: *counts }.encode();
-        let records: Vec<_> = sums.iter().map(encode).collect();
+    /// Adds counts to rows, and makes them durable: all of them, or none. Returns the new sums.
+    pub(super) fn add(&mut self, counted: &[(RowKey, Counts)]) -> io::Result<Vec<(RowKey, Counts)>> {
+        let sums = self.rows.added(counted);
+        let records: Vec<_> = sums.iter().map(|(key, sum)| record(key, *sum)).collect();
         self.journal.append(records.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))?;
-        for ((row, sum), (key, value)) in sums.into_iter().zip(&records) {
-            self.set(row, sum, record_bytes(key.len(), value.len()));
+        for ((row, sum), (key, value)) in sums.iter().zip(&records) {
+            self.live_bytes += record_bytes(key.len(), value.len());
+            if let Some(before) = self.rows.set(row.clone(), *sum) {
+                self.live_bytes -= record_bytes(key.len(), record(row, before).1.len());
+            }
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// Writes the journal anew if it has grown.
@@ -102,10 +94,7 @@ impl DayJournal {
         if !self.journal.wants_compaction(self.live_bytes) {
             return Ok(());
         }
-        let encode = |(key, (counts, _)): (&RowKey, &(Counts, u64))| {
-            Entry::Usage { key: key.clone(), counts: *counts }.encode()
-        };
-        self.journal.compact(self.rows.iter().map(encode))
+        self.journal.compact(self.rows.iter().map(|(key, sum)| record(key, *sum)))
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -113,9 +102,14 @@ impl DayJournal {
     }
 }
 
+/// Returns the key and the value of a row's record.
+fn record(key: &RowKey, counts: Counts) -> (Vec<u8>, Vec<u8>) {
+    Entry::Usage { key: key.clone(), counts }.encode()
+}
+
 /// Returns the directories of days, with their days.
-fn days(state: &Path) -> io::Result<Vec<(Date, PathBuf)>> {
-    let directory = state.join(USAGE);
+pub(super) fn days(state: &Path) -> io::Result<Vec<(Date, PathBuf)>> {
+    let directory = directory(state);
     let entries = match std::fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -157,27 +151,30 @@ pub(crate) fn each_row_since(
     let mut unreadable = Vec::new();
     let days = days(state).map_err(|error| OpenError::system("read", state, error))?;
     for (day, path) in days.into_iter().filter(|(day, _)| *day >= since) {
-        let mut entries = HashMap::new();
-        match journal::read(&path, |key, value| take(&mut entries, key, value)) {
-            // The day has just begun, or its journal is being removed.
-            Ok(_) | Err(OpenError::Absent(_)) => {}
+        match rows_of(&path) {
+            Ok(rows) => rows.for_each(|(key, counts)| take_row(key, counts)),
             Err(error) => unreadable.push((day, error)),
-        }
-        for (key, value) in &entries {
-            if let Some(Entry::Usage { key, counts }) = Entry::decode(key, value) {
-                take_row(key, counts);
-            }
         }
     }
     Ok(unreadable)
 }
 
-/// When keys were last used.
-#[derive(Debug, Default)]
-pub(crate) struct LastUses {
-    pub(crate) by_key: HashMap<String, Timestamp>,
-    /// When the directory was made. What was used before is not known; `None` if that is not known either.
-    pub(crate) since: Option<Timestamp>,
+/// Returns the rows of a day, by the path of its directory.
+///
+/// # Errors
+///
+/// The journal can't be read.
+pub(super) fn rows_of(path: &Path) -> Result<impl Iterator<Item = (RowKey, Counts)> + use<>, OpenError> {
+    let mut entries = HashMap::new();
+    match journal::read(path, |key, value| take(&mut entries, key, value)) {
+        // The day has just begun, or its journal is being removed.
+        Ok(_) | Err(OpenError::Absent(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(entries.into_iter().filter_map(|(key, value)| match Entry::decode(&key, &value) {
+        Some(Entry::Usage { key, counts }) => Some((key, counts)),
+        _ => None,
+    }))
 }
 
 /// Returns when each key was last used, of a running bearward, too.

@@ -14,7 +14,7 @@ use super::values::permission;
 use crate::ago::{ahead_or_ago, span};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::print;
-use crate::cli::usage::state_directory;
+use crate::cli::usage_source::UsageSource;
 use crate::config::decode::parse_duration;
 use crate::key_store::Store;
 use crate::key_store::edit::find;
@@ -22,7 +22,6 @@ use crate::keys::field::Shown;
 use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::keys::{KeyRecord, Permission, State};
-use crate::state::last_uses;
 
 #[derive(Debug, Args)]
 pub(super) struct List {
@@ -43,11 +42,10 @@ pub(super) struct List {
     /// Only keys with this environment
     #[arg(long)]
     environment: Option<String>,
-    /// Only keys that were not used for so long, as in 90d, by the state directory; a key that was made
-    /// later is left out
+    /// Only keys that were not used for so long, as in 90d; a key that was made later is left out
     #[arg(long, value_name = "TIME")]
     unused: Option<String>,
-    /// The state directory, for --unused [default: the configuration's state.path]
+    /// A state directory, for --unused [default: the server of `shared`, or the configuration's state.path]
     #[arg(long, value_name = "DIRECTORY", requires = "unused")]
     state_dir: Option<PathBuf>,
     /// Only keys of this group
@@ -167,12 +165,12 @@ impl List {
             let span = parse_duration(unused)
                 .ok_or_else(|| Failure::Usage("--unused takes a time, as in 90d".to_owned()))?;
             let since = now.checked_sub(span).unwrap_or(Timestamp::MIN);
-            let directory = state_directory(self.state_dir.as_ref(), self.store.configuration_path())?;
-            let last_uses = last_uses(&directory).map_err(|error| Failure::Failed(error.to_string()))?;
+            let source = UsageSource::of(self.state_dir.as_ref(), self.store.configuration_path())?;
+            let last_uses = source.last_uses()?;
             if last_uses.since.is_none_or(|known| known > since) {
                 let known = last_uses.since.map_or_else(|| "now".to_owned(), |known| known.to_string());
                 return Err(Failure::Failed(format!(
-                    "the state directory knows of uses since {known} alone: a key may have been used before"
+                    "uses are known since {known} alone: a key may have been used before"
                 )));
             }
             rows.retain(|row| {

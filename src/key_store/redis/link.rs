@@ -99,7 +99,7 @@ pub(super) fn reached(server: &KeyServer) -> Result<Server, LinkError> {
         password,
         certificates,
         timeout: TIMEOUT,
-        is_for_keys: true,
+        has_long_answers: true,
     })
 }
 
