@@ -57,6 +57,8 @@ def train(binary):
     os.environ["BEARWARD"] = str(binary)
     train_on(LOADS)
     train_on(GUARDED, guards=True)
+    # With budgets that a state directory keeps, too.
+    train_on(GUARDED, guards=True, kept=True)
 
 
 def train_on(all_loads, **options):

@@ -68,7 +68,8 @@ pub(crate) struct KeyLedger {
 
 #[derive(Debug)]
 struct Row {
-    day: Date,
+    /// Days since 1970.
+    day: i64,
     group: Option<Arc<str>>,
     model: Option<Box<str>>,
     counts: Counts,
@@ -127,7 +128,7 @@ impl Ledger {
     pub(crate) fn put_back(&self, rows: Vec<(RowKey, Counts)>) {
         for (key, counts) in rows {
             let of_key = self.of(&key.key);
-            of_key.add(key.day, key.group.map(Into::into).as_ref(), key.model.as_deref(), counts);
+            of_key.add(number_of(key.day), key.group.map(Into::into).as_ref(), key.model.as_deref(), counts);
             self.changed_by(&of_key);
         }
     }
@@ -153,7 +154,7 @@ impl Ledger {
         tokens: Option<Tokens>,
     ) {
         of_key.last_used.fetch_max(at.as_microsecond(), Ordering::Relaxed);
-        of_key.add(day_of(at), group, model, Counts::of_request(tokens));
+        of_key.add(day_number(at), group, model, Counts::of_request(tokens));
         self.changed_by(of_key);
     }
 
@@ -193,7 +194,7 @@ impl KeyLedger {
         (at != 0).then(|| Timestamp::from_microsecond(at).ok()).flatten()
     }
 
-    fn add(&self, day: Date, group: Option<&Arc<str>>, model: Option<&str>, counts: Counts) {
+    fn add(&self, day: i64, group: Option<&Arc<str>>, model: Option<&str>, counts: Counts) {
         let mut rows = self.rows();
         let is_of = |row: &Row, model: Option<&str>| {
             row.day == day && row.model.as_deref() == model && row.group.as_deref() == group.map(|of| &**of)
@@ -218,6 +219,7 @@ impl KeyLedger {
         self.is_changed.store(false, Ordering::Release);
         for Row { day, group, model, counts } in self.rows().drain(..) {
             let (group, model) = (group.as_deref().map(str::to_owned), model.map(String::from));
+            let day = date_of(day);
             entries.rows.push((RowKey { day, key: self.key.clone(), group, model }, counts));
         }
         let at = self.last_used.load(Ordering::Relaxed);
@@ -228,6 +230,19 @@ impl KeyLedger {
             }
         }
     }
+}
+
+/// Returns the number of days between 1970 and an instant, in UTC.
+fn day_number(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(86_400)
+}
+
+fn number_of(day: Date) -> i64 {
+    day.to_zoned(TimeZone::UTC).map_or(0, |day| day_number(day.timestamp()))
+}
+
+fn date_of(number: i64) -> Date {
+    day_of(Timestamp::from_second(number.saturating_mul(86_400)).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 /// Returns the day of an instant, in UTC.

@@ -123,4 +123,4 @@ def test_without_state_nothing_is_reported(tmp_path):
     with Gateway(9, {"reader": ["--permissions", "read"]}) as gateway:
         command = [binary(), "usage", "--config", str(gateway.path / "bearward.yaml")]
         run = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        assert run.returncode == 1 and "has no `state`" in run.stderr, run.stderr
+        assert run.returncode == 1 and "neither `state` nor `shared`" in run.stderr, run.stderr
