@@ -8,9 +8,9 @@ use super::ledger::{Counts, MOST_MODELS, OTHER_MODELS, RowKey};
 /// each of its groups.
 #[derive(Debug, Default)]
 pub(crate) struct DayRows {
-    sums: HashMap<RowKey, Counts>,
-    /// The number of rows of each key.
-    of_keys: HashMap<String, usize>,
+    sums: HashMap<RowKey, Counts, foldhash::quality::RandomState>,
+    /// The number of rows of each key. (Clients choose the names of models, and operators those of keys.)
+    of_keys: HashMap<String, usize, foldhash::fast::RandomState>,
 }
 
 impl DayRows {
@@ -26,7 +26,7 @@ impl DayRows {
 
     /// Returns the new sums of the rows to which counts are to be added. Changes nothing.
     pub(crate) fn added(&self, counted: &[(RowKey, Counts)]) -> Vec<(RowKey, Counts)> {
-        let mut sums: HashMap<RowKey, Counts> = HashMap::new();
+        let mut sums: HashMap<RowKey, Counts, foldhash::quality::RandomState> = HashMap::default();
         for (key, counts) in counted {
             let is_one_too_many = !self.sums.contains_key(key)
                 && self.of_keys.get(&key.key).is_some_and(|rows| *rows >= MOST_MODELS);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::entries::{Entry, take};
+use super::entries::{Entry, Records, take};
 use super::usage::DayJournal;
 use crate::config::fault::Fault;
 use crate::journal::{self, Journal, OpenError, Recovered};
@@ -21,9 +21,9 @@ pub(crate) struct State {
     pub(super) path: PathBuf,
     pub(super) journal: Journal,
     /// All entries of the journal, as they are written.
-    pub(super) entries: HashMap<Vec<u8>, Vec<u8>>,
+    pub(super) entries: Records,
     /// What is to be written first.
-    pub(super) pending: HashMap<Vec<u8>, Vec<u8>>,
+    pub(super) pending: Records,
     /// Usage of keys, which requests add to.
     pub(crate) ledger: Arc<Ledger>,
     pub(super) today: (Date, DayJournal),
@@ -41,7 +41,7 @@ impl State {
     /// The directory can't be used, or nothing can be read of what was in it.
     pub(crate) fn open(path: &Path, now: Timestamp) -> Result<(State, HashMap<String, Kept>), Fault> {
         let fault = |error: OpenError| Fault::of_file(Path::new("state.path"), error.to_string());
-        let mut entries = HashMap::new();
+        let mut entries = Records::default();
         let (journal, recovered) =
             Journal::open(path, |key, value| take(&mut entries, key, value)).map_err(fault)?;
         report(path, &recovered);

@@ -81,9 +81,17 @@ struct SettledValue {
     used: i64,
 }
 
+/// Entries as they are written. Whoever names keys and groups is trusted, so a fast hash is safe.
+pub(super) type Records = HashMap<Vec<u8>, Vec<u8>, foldhash::fast::RandomState>;
+
+/// The length of most keys and values, in bytes.
+const USUAL_LENGTH: usize = 96;
+
 /// Returns JSON. These types are always valid JSON.
 fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    let mut text = Vec::with_capacity(USUAL_LENGTH);
+    let _is_valid = serde_json::to_writer(&mut text, value);
+    text
 }
 
 impl Entry {
@@ -225,7 +233,7 @@ pub(super) fn settlement_key(id: &str) -> Vec<u8> {
 }
 
 /// Takes a record: the newest value of a key counts, and an empty one removes it.
-pub(super) fn take(entries: &mut HashMap<Vec<u8>, Vec<u8>>, key: &[u8], value: &[u8]) {
+pub(super) fn take(entries: &mut Records, key: &[u8], value: &[u8]) {
     match value.is_empty() {
         true => drop(entries.remove(key)),
         false => drop(entries.insert(key.to_vec(), value.to_vec())),

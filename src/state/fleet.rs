@@ -1,14 +1,14 @@
 //! What the thread of the state directory does for the server of shared limits: it keeps what that server
 //! was not told yet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use super::entries::{Entry, settlement_key};
+use super::entries::{Entry, Records, settlement_key};
 use super::usage::{days, directory_of, rows_of};
 use crate::limit::{Unsettled, UnsettledChanges};
 use crate::observe::untold::Untold;
@@ -31,7 +31,7 @@ impl Fleet {
     }
 
     /// Finds the days of the directory that were not told as a whole. `written`: the entries of its journal.
-    pub(super) fn find_open_days(&mut self, state: &Path, written: &HashMap<Vec<u8>, Vec<u8>>) {
+    pub(super) fn find_open_days(&mut self, state: &Path, written: &Records) {
         let is_open = |day: &Date| !written.contains_key(&Entry::Told { day: *day }.encode().0);
         let days = days(state).unwrap_or_default();
         self.open_days = days.into_iter().map(|(day, _)| day).filter(is_open).collect();

@@ -1,7 +1,7 @@
 //! The thread that writes what has changed to the journals, once a second.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,7 +12,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::directory::State;
-use super::entries::{Entry, KEPT_DAYS, take};
+use super::entries::{Entry, KEPT_DAYS, Records};
 use super::fleet::Fleet;
 use super::usage::{DayJournal, directory_of, remove_old};
 use crate::clock::Clock;
@@ -48,10 +48,10 @@ pub(crate) struct Keeper {
     path: PathBuf,
     journal: Journal,
     /// All entries of the journal, as they are written.
-    written: HashMap<Vec<u8>, Vec<u8>>,
+    written: Records,
     live_bytes: u64,
     /// What is to be written; an empty value removes an entry.
-    pending: HashMap<Vec<u8>, Vec<u8>>,
+    pending: Records,
     days: BTreeMap<Date, DayJournal>,
     /// The day on which old journals were last removed.
     cleaned: Option<Date>,
@@ -235,13 +235,15 @@ impl Keeper {
         let appended = self.journal.append(records);
         if appended.is_ok() {
             for (key, value) in self.pending.drain() {
-                if let Some(before) = self.written.get(&key) {
-                    self.live_bytes -= record_bytes(key.len(), before.len());
+                let (key_length, value_length) = (key.len(), value.len());
+                let before = match value_length {
+                    0 => self.written.remove(&key),
+                    _ => self.written.insert(key, value),
+                };
+                if value_length > 0 {
+                    self.live_bytes += record_bytes(key_length, value_length);
                 }
-                if !value.is_empty() {
-                    self.live_bytes += record_bytes(key.len(), value.len());
-                }
-                take(&mut self.written, &key, &value);
+                self.live_bytes -= before.map_or(0, |before| record_bytes(key_length, before.len()));
             }
             self.fleet.iter_mut().for_each(Fleet::note_written);
         }

@@ -1,6 +1,5 @@
 //! The journals of usage, one for each day.
 
-use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -9,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use super::entries::{Entry, KEPT_DAYS, take};
+use super::entries::{Entry, KEPT_DAYS, Records, take};
 use crate::journal::{self, Journal, OpenError, record_bytes};
 use crate::observe::day_rows::DayRows;
 use crate::observe::ledger::{Counts, LastUses, RowKey};
@@ -46,7 +45,7 @@ impl DayJournal {
             return Err(OpenError::system("create", &directory, error));
         }
         let path = directory_of(state, day);
-        let mut entries = HashMap::new();
+        let mut entries = Records::default();
         let opened = match Journal::open(&path, |key, value| take(&mut entries, key, value)) {
             // Usage is a report. One that is lost keeps no budget and no start.
             Err(error @ (OpenError::Lost(_) | OpenError::Foreign(_) | OpenError::Unreadable(_))) => {
@@ -165,7 +164,7 @@ pub(crate) fn each_row_since(
 ///
 /// The journal can't be read.
 pub(super) fn rows_of(path: &Path) -> Result<impl Iterator<Item = (RowKey, Counts)> + use<>, OpenError> {
-    let mut entries = HashMap::new();
+    let mut entries = Records::default();
     match journal::read(path, |key, value| take(&mut entries, key, value)) {
         // The day has just begun, or its journal is being removed.
         Ok(_) | Err(OpenError::Absent(_)) => {}
@@ -183,7 +182,7 @@ pub(super) fn rows_of(path: &Path) -> Result<impl Iterator<Item = (RowKey, Count
 ///
 /// The journal can't be read.
 pub(crate) fn last_uses(state: &Path) -> Result<LastUses, OpenError> {
-    let mut entries = HashMap::new();
+    let mut entries = Records::default();
     journal::read(state, |key, value| take(&mut entries, key, value))?;
     let mut uses = LastUses::default();
     for (key, value) in &entries {

@@ -114,7 +114,7 @@ def test_a_key_that_is_not_used_is_found_also_after_a_restart(tmp_path):
             # What was used before the directory was made is not known.
             command[command.index("1ms")] = "1h"
             run = subprocess.run(command, capture_output=True, text=True)
-            assert run.returncode == 1 and "knows of uses since" in run.stderr, run.stderr
+            assert run.returncode == 1 and "uses are known since" in run.stderr, run.stderr
             if before:
                 gateway.start()
 
