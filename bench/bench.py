@@ -1,4 +1,4 @@
-"""Comparison of bearward with nginx and HAProxy: same upstream and work, random order in a round.
+"""Comparison of bearward with nginx, HAProxy and Envoy: same upstream and work, random order in a round.
 
 Prints a table of ratios. Writes all figures to target/bench/bench.json, and a picture with `--svg`.
 `--minutes` is the time for all scenarios together. Each round goes to the scenario with the widest
@@ -20,7 +20,7 @@ from functools import partial
 import loads
 import report
 from ratios import ratio
-from subjects import ROOT, Bearward, HaProxy, Nginx, Origin
+from subjects import ENVOY, ROOT, Bearward, Envoy, HaProxy, Nginx, Origin
 
 CLOSE = '"close"'
 
@@ -40,7 +40,7 @@ class Scenario:
 
     def ratios(self, figure):
         """Ratio of each pair of subjects, by the names of the pair."""
-        pairs = [("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx")]
+        pairs = [("bearward", peer) for peer in ("nginx", "haproxy", "envoy")] + [("nginx-copy", "nginx")]
         return {pair: ratio(self.values(pair[0], figure), self.values(pair[1], figure)) for pair in pairs}
 
     def spread(self):
@@ -68,9 +68,16 @@ def scenarios():
         Scenario("sse", "event of 64 streams", loads.events, aims={"cpu": (0.85, None)}),
         Scenario("sse-tls", "event of 64 streams over TLS", partial(loads.events, tls=True), aims={"cpu": (0.80, None)}),
         Scenario("close", "connection a request", partial(get, connection=CLOSE)),
-        Scenario("paced", "added at 1,000 requests/s", loads.paced, figures=("p50",),
-                 aims={"p50": (0.85, None)}),
+        *(paced(rate, tls) for rate in (100, 1000, 4000) for tls in (False, True)),
     ]  # fmt: skip
+
+
+def paced(rate, tls):
+    """A steady rate, far from saturation, where each request finds the caches cold."""
+    name, title = f"paced-{rate}{'-tls' if tls else ''}", f"{rate:,} requests/s{' over TLS' if tls else ''}"
+    aims = {"cpu": (0.85, None), "added_p50": (0.80, None), "added_p99": (0.80, None)} if rate > 100 else {}
+    load = partial(loads.paced, rate=rate, tls=tls)
+    return Scenario(name, title, load, seconds=10 if rate == 100 else 3, figures=("cpu", "added_p50", "added_p99"), aims=aims)
 
 
 def cores(workers):
@@ -80,7 +87,7 @@ def cores(workers):
 
 def start(directory, workers, origin):
     at = cores(workers)[0]
-    kinds = [("nginx", Nginx), ("nginx-copy", Nginx), ("haproxy", HaProxy), ("bearward", Bearward)]
+    kinds = [("nginx", Nginx), ("nginx-copy", Nginx), ("haproxy", HaProxy), ("envoy", Envoy), ("bearward", Bearward)]
     return [kind(name, directory, origin, workers, at) for name, kind in kinds]
 
 
@@ -131,6 +138,7 @@ def versions():
         "bearward": commit.stdout.strip(),
         "nginx": first_line("nginx", "-v"),
         "haproxy": first_line("haproxy", "-v"),
+        "envoy": first_line(str(ENVOY), "--version").split("/")[1],
         "kernel": platform.release(),
         "processor": next(
             (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"

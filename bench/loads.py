@@ -1,8 +1,8 @@
 """Loads: each drives one subject for some seconds and returns the cost."""
 
 import contextlib
+import json
 import re
-import statistics
 import subprocess
 import tempfile
 import time
@@ -86,34 +86,33 @@ class Wrk:
 
 
 class H2load:
-    """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS.
+    """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS."""
 
-    With `rate`: that many requests per second over plain HTTP/1.1.
-    """
-
-    def __init__(self, port, cores, seconds, rate=None):
-        self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
-        self.seconds, self.is_paced = seconds, rate is not None
-        command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}"]
-        if rate:
-            # h2load's summary has no percentiles; its log has every request.
-            command += ["--h1", "-c16", f"--rps={rate / 16}", f"-n{int(rate * seconds)}", f"--log-file={self.log.name}"]
-            command += [f"http://127.0.0.1:{port}/v1/models"]
-        else:
-            command += ["-c8", "-m8", f"-D{seconds}", f"https://127.0.0.1:{port}/v1/models"]
-        self.process = Process(command, cores, stdout=subprocess.PIPE)
+    def __init__(self, port, cores, seconds):
+        self.seconds = seconds
+        command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}", "-c8", "-m8", f"-D{seconds}"]
+        self.process = Process([*command, f"https://127.0.0.1:{port}/v1/models"], cores, stdout=subprocess.PIPE)
 
     def outcome(self):
         text = self.process.child.communicate(timeout=300)[0].decode()
         failed = int(re.search(r"(\d+) failed", text)[1]) + int(re.search(r"([\d]+) errored", text)[1])
         answered = int(re.search(r"status codes: (\d+) 2xx", text)[1])
         wrong = f"{failed} failed, {answered} answered" if failed or not answered else None
-        outcome = {"rate": answered / self.seconds, "wrong": wrong}
-        if self.is_paced:
-            times = sorted(int(line.split()[2]) for line in self.log)
-            outcome |= {"p50": statistics.median(times), "p99": times[len(times) * 99 // 100]}
-        self.log.close()
-        return outcome
+        return {"rate": answered / self.seconds, "wrong": wrong}
+
+
+class Pace:
+    """`rate` requests a second in an open loop (bench/pace.rs), over 16 connections."""
+
+    def __init__(self, url, tokens, cores, seconds, rate):
+        self.expected = int(rate * seconds)
+        command = [str(ROOT / "target/e2e/examples/pace"), f"{url}/v1/models", str(rate), str(seconds), "16", str(tokens)]
+        self.process = Process(command, cores, stdout=subprocess.PIPE)
+
+    def outcome(self):
+        outcome = json.loads(self.process.child.communicate(timeout=300)[0])
+        right = outcome["answers"] - outcome["wrong"]
+        return outcome | {"wrong": None if right == self.expected else f"{right} of {self.expected} answered"}
 
 
 def counted(subject, origin, load, seconds):
@@ -165,15 +164,16 @@ def events(subject, origin, cores, seconds, tls=False, command="read"):
     return {"cpu": used / max(1, count) * 1e6, "rate": count / seconds, "wrong": wrong}
 
 
-def paced(subject, origin, cores, seconds):
-    """Latency added to a request at 1,000 requests per second, where no request queues."""
-    direct = H2load(origin.port, cores, seconds, rate=1000).outcome()
+def paced(subject, origin, cores, seconds, rate, tls=False):
+    """CPU and added latency of a request at a steady rate, far from saturation."""
+    direct = Pace(f"http://127.0.0.1:{origin.port}", origin.tokens, cores, seconds, rate).outcome()
+    url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
     cpu = subject.process.cpu_seconds()
-    outcome = H2load(subject.port, cores, seconds, rate=1000).outcome()
+    outcome = Pace(url, origin.tokens, cores, seconds, rate).outcome()
     used = subject.process.cpu_seconds() - cpu
-    added = {"p50": outcome["p50"] - direct["p50"], "p99": outcome["p99"] - direct["p99"]}
+    added = {f"added_{name}": outcome[name] - direct[name] for name in ("p50", "p99")}
     wrong = outcome["wrong"] or direct["wrong"]
-    return added | {"rate": outcome["rate"], "wrong": wrong, "cpu": used / (1000 * seconds) * 1e6}
+    return added | {"rate": rate, "wrong": wrong, "cpu": used / (rate * seconds) * 1e6}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import statistics
 
 
-UNITS = {"cpu": "µs CPU", "p50": "µs p50", "p99": "µs p99"}
+UNITS = {"cpu": "µs CPU", "p99": "µs p99", "added_p50": "µs added", "added_p99": "µs added"}
 
 
 def rows(scenarios):
@@ -21,13 +21,14 @@ def cell(ratio):
 
 def table(scenarios, memory, about):
     """Table of ratios (smaller is better): median (quartiles) ± half the 95% interval."""
-    head = ["scenario", "figure", "bearward", "/ nginx", "/ HAProxy", "nginx / its copy", "rounds", "aim"]
+    head = ["scenario", "figure", "bearward", "/ nginx", "/ HAProxy", "/ Envoy", "nginx / its copy", "rounds", "aim"]
     lines = [head]
     for scenario, figure, ratios in rows(scenarios):
         own = [value for value in scenario.values("bearward", figure) if value is not None]
         aims = [f"{aim:.2f}" if aim else "-" for aim in scenario.aims.get(figure, (None, None))]
         cells = [
-            cell(ratios[pair]) for pair in (("bearward", "nginx"), ("bearward", "haproxy"), ("nginx-copy", "nginx"))
+            cell(ratios[pair])
+            for pair in (("bearward", "nginx"), ("bearward", "haproxy"), ("bearward", "envoy"), ("nginx-copy", "nginx"))
         ]
         title = f"{statistics.median(own):.1f} {UNITS[figure]}"
         lines.append([scenario.title, figure, title, *cells, str(len(scenario.rounds)), " / ".join(aims)])
