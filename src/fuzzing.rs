@@ -13,6 +13,7 @@
     reason = "a panic is how a fuzzer finds a broken property"
 )]
 
+mod answers;
 mod bodies;
 pub(crate) mod connection;
 mod hygiene;
@@ -23,6 +24,7 @@ mod steps;
 mod stores;
 mod token;
 
+pub use answers::{answer, answer_as_json};
 pub use bodies::{body, usage};
 pub use connection::connection;
 pub use hygiene::hygiene;
@@ -55,6 +57,11 @@ mod tests {
     #[test]
     fn bodies() {
         replay("body", super::body);
+    }
+
+    #[test]
+    fn answers() {
+        replay("answer", super::answer);
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub(crate) mod connect_error;
 mod dial;
 pub(crate) mod endpoints;
 pub(crate) mod exchange;
+pub(crate) mod failure;
 pub(crate) mod health;
+mod http1;
 pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod request_body;
@@ -31,3 +33,5 @@ mod window;
 
 pub(crate) use compiled::Upstream;
 pub(crate) use endpoints::{Endpoint, Endpoints};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use http1::{Reading, listed};

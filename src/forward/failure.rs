@@ -5,7 +5,7 @@
 use crate::activity::cut::CutReason;
 use crate::gate::Ended;
 use crate::observe::Outcome;
-use crate::upstream::exchange::Failure;
+use crate::upstream::failure::Failure;
 
 /// Reason why an answer was cut after its head was sent. The client sees a broken body, never a
 /// normal end.

@@ -22,7 +22,8 @@ use crate::denial::Denial;
 use crate::guard::Target;
 use crate::protocol::Protocol;
 use crate::upstream::connect_error::is_shortage;
-use crate::upstream::exchange::{Answer, Failure, Sent, Unanswered};
+use crate::upstream::exchange::{Answer, Sent};
+use crate::upstream::failure::{Failure, Unanswered};
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
@@ -222,11 +223,6 @@ impl Exchange<'_> {
             }
             if request.body().is_end_stream() {
                 return Ok(());
-            }
-            if request.body().size_hint().exact().is_none() {
-                // Without this header, hyper would send a GET without its body if the length of the
-                // body is unknown.
-                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             // A server may leave the body of this request unread, and then parse the body as the
             // next request. The connection is therefore not used for another request.

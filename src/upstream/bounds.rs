@@ -2,8 +2,8 @@
 
 /// Largest head of an upstream's answer, in bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
-/// Largest single read from a connection to upstream, in bytes. hyper starts with small reads and
-/// grows them for large answers.
+/// Largest single read from a connection to upstream, in bytes. Reads begin small, and grow for large
+/// answers.
 pub(super) const MAX_READ_BYTES: usize = 256 * 1024;
 /// Largest number of concurrent requests on one HTTP/2 connection to upstream. The upstream's own
 /// limit may be lower.

@@ -15,18 +15,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::bounds::{MAX_HEAD_BYTES, MAX_READ_BYTES};
 use super::compiled::Upstream;
 use super::connect::{Connected, connect, over_tcp};
 use super::connect_error::{ConnectError, is_shortage};
 use super::dial::{attempt_delay, dial};
 use super::endpoints::Endpoint;
 use super::health::InFlightGuard;
-use super::socket::{Socket, SocketIo};
+use super::http1::Http1;
+use super::socket::Socket;
 use idle::{ByEndpoint, IdleConnections};
 use lease::Connection;
 pub(crate) use lease::Lease;
@@ -116,7 +114,7 @@ impl WorkerPool {
             match self.connect(upstream, endpoint, needs, guard, &delay, tried).await {
                 // A connection needs a descriptor. Closing all idle connections frees descriptors
                 // for the new connection.
-                Err((_, error)) if is_shortage(&error) && self.close_idle().await => {
+                Err((_, error)) if is_shortage(&error) && self.close_idle() => {
                     self.connect(upstream, endpoint, needs, None, &delay, tried).await
                 }
                 connected => connected,
@@ -143,11 +141,8 @@ impl WorkerPool {
     }
 
     /// Closes all idle HTTP/1.1 connections. Returns whether any were closed.
-    async fn close_idle(&self) -> bool {
-        let has_any = self.idle.close_all();
-        // Each connection's own task closes its socket, so those tasks must run first.
-        tokio::task::yield_now().await;
-        has_any
+    fn close_idle(&self) -> bool {
+        self.idle.close_all()
     }
 
     /// Makes a connection, and returns it with the endpoint that accepted it.
@@ -171,7 +166,7 @@ impl WorkerPool {
             reached.is_http1.store(!protocol.has_streams(), Ordering::Relaxed);
         }
         if !protocol.has_streams() {
-            return Ok((start_http1(socket).await.map_err(failed)?, reached));
+            return Ok((start_http1(socket), reached));
         }
         let permit = Multiplexed::start(socket, upstream.connections.pool, guard).await.map_err(failed)?;
         let mut all = self.multiplexed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,17 +276,8 @@ async fn connect_to_one_of(
     Ok((reached, connected))
 }
 
-async fn start_http1(socket: Arc<Socket>) -> io::Result<Connection> {
-    let mut builder = http1::Builder::new();
-    builder.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-    let handshake = builder.handshake(TokioIo::new(SocketIo(socket.clone())));
-    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        // The connection's error is ignored here: a request on the connection receives the same
-        // error, and between requests the error has no effect.
-        let _ended = connection.with_upgrades().await;
-    });
-    Ok(Connection::Http1 { sender, socket, written_before: 0, made: Instant::now() })
+fn start_http1(socket: Arc<Socket>) -> Connection {
+    Connection::Http1 { http1: Arc::new(Http1::new(socket)), written_before: 0, made: Instant::now() }
 }
 
 impl Endpoint {

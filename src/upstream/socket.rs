@@ -1,8 +1,8 @@
-//! The socket under a connection to upstream, shared by hyper and the lease of the connection.
+//! The socket under a connection to upstream, shared by its codec and the lease of the connection.
 //!
-//! hyper reads and writes the socket through [`SocketIo`], which counts the bytes. A lease gets the
-//! byte counts and the state of the kernel's buffer from [`Socket`].
-//! Invariant: the number of bytes that hyper may read is limited by a budget until the head of an
+//! `http1` reads and writes the [`Socket`] itself, and hyper (HTTP/2) through [`SocketIo`]. A lease gets
+//! the byte counts and the state of the kernel's buffer from [`Socket`].
+//! Invariant: the number of bytes that a codec may read is limited by a budget until the head of an
 //! answer is complete (HTTP/1.1), or until an answer makes progress (HTTP/2).
 
 use std::io;
@@ -33,10 +33,7 @@ const PROBES: u32 = 3;
 /// the connection (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Capacity of a connection's buffer for recorded requests while no request is recorded, in bytes.
-const RECORD_CAPACITY: usize = 2 * 1024;
-
-/// The socket of a connection that hyper drives, with its byte counts.
+/// The socket of a connection, with its byte counts.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: Mutex<Stream>,
@@ -44,9 +41,6 @@ pub(crate) struct Socket {
     written: AtomicU64,
     /// Number of bytes that may be read before an answer makes progress; `usize::MAX` for no limit.
     read_budget: AtomicUsize,
-    /// Whether bytes that are written to upstream are also copied into `record`.
-    is_recording: AtomicBool,
-    record: Mutex<Vec<u8>>,
     /// Whether the connection's `TCP_USER_TIMEOUT` is currently longer than [`USER_TIMEOUT`].
     has_extended_timeout: AtomicBool,
     /// Send window of the connection; `None` on HTTP/1.1.
@@ -74,8 +68,8 @@ impl std::fmt::Display for Flooded {
 impl std::error::Error for Flooded {}
 
 /// Read budget on HTTP/1.1 until the head of an answer is complete, in bytes. The budget covers
-/// interim answers, the head, and body bytes that arrive in the same read as the head. hyper drops
-/// interim answers (RFC 9110, section 15.2) without counting them.
+/// interim answers (RFC 9110, section 15.2), the head, and body bytes that arrive in the same read as the
+/// head.
 const HEAD_BUDGET: usize = MAX_HEAD_BYTES + MAX_READ_BYTES;
 /// Read budget on HTTP/2 while no answer of the connection makes progress, in bytes. The budget is
 /// twice the window of all streams, because upstream may fill that window while slow clients read
@@ -99,47 +93,28 @@ impl Socket {
             stream: Mutex::new(stream),
             written: AtomicU64::new(0),
             read_budget: AtomicUsize::new(if protocol.has_streams() { HTTP2_BUDGET } else { usize::MAX }),
-            is_recording: AtomicBool::new(false),
-            record: Mutex::default(),
             has_extended_timeout: AtomicBool::new(false),
             window: protocol.has_streams().then(Mutex::default),
         }
     }
 
-    /// Starts the read budget for an answer's head. With `is_kept`, the request's bytes are
-    /// recorded until the head is complete.
-    pub(super) fn expect_head(&self, is_kept: bool) {
+    /// Starts the read budget for an answer's head.
+    pub(super) fn expect_head(&self) {
         self.read_budget.store(HEAD_BUDGET, Ordering::Relaxed);
-        if is_kept {
-            self.is_recording.store(true, Ordering::Relaxed);
-        }
     }
 
-    /// Ends the read budget and the recording: the head is complete, and a body may have any
-    /// length.
+    /// Ends the read budget: the head is complete, and a body may have any length.
     pub(super) fn head_received(&self) {
         self.read_budget.store(usize::MAX, Ordering::Relaxed);
-        if self.is_recording.load(Ordering::Relaxed) {
-            self.is_recording.store(false, Ordering::Relaxed);
-            // The buffer shrinks to a capacity that is enough to record an ordinary head of the
-            // next request.
-            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-            record.clear();
-            record.shrink_to(RECORD_CAPACITY);
-        }
         if self.has_extended_timeout.load(Ordering::Relaxed) {
             self.has_extended_timeout.store(false, Ordering::Relaxed);
             self.set_user_timeout(USER_TIMEOUT);
         }
     }
 
-    /// Removes and returns the recorded bytes of a request; `None` if the request was not recorded,
-    /// or if any byte of an answer has arrived.
-    pub(super) fn take_unanswered(&self) -> Option<Vec<u8>> {
-        let is_silent = self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET;
-        let was_recording = self.is_recording.swap(false, Ordering::Relaxed);
-        let record = std::mem::take(&mut *self.record.lock().unwrap_or_else(PoisonError::into_inner));
-        (is_silent && was_recording).then_some(record)
+    /// Whether no byte of an answer has come since [`Socket::expect_head`].
+    pub(super) fn is_silent(&self) -> bool {
+        self.read_budget.load(Ordering::Relaxed) == HEAD_BUDGET
     }
 
     /// Extends the connection's `TCP_USER_TIMEOUT` until the head of the answer is complete. Until
@@ -186,20 +161,12 @@ impl Socket {
 
     fn note_written<'b>(&self, written: usize, buffers: impl Iterator<Item = &'b [u8]>) {
         self.written.fetch_add(written as u64, Ordering::Relaxed);
-        let is_recording = self.is_recording.load(Ordering::Relaxed);
-        if !is_recording && self.window.is_none() {
-            return;
-        }
+        let Some(window) = &self.window else { return };
         let mut left = written;
         for buffer in buffers {
             let (part, _) = buffer.split_at(left.min(buffer.len()));
             left -= part.len();
-            if is_recording {
-                self.record.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(part);
-            }
-            if let Some(window) = &self.window {
-                window.lock().unwrap_or_else(PoisonError::into_inner).sent(part);
-            }
+            window.lock().unwrap_or_else(PoisonError::into_inner).sent(part);
         }
     }
 
@@ -227,6 +194,51 @@ impl Socket {
         })
     }
 
+    /// Reads, within the read budget.
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read_budget.load(Ordering::Relaxed) == 0 {
+            return Poll::Ready(Err(io::Error::other(Flooded)));
+        }
+        let before = buf.filled().len();
+        let read = self.with_stream(|stream| stream.poll_read(cx, buf));
+        debug_assert!(before <= buf.filled().len(), "a read adds to its buffer");
+        self.note_read(buf.filled().get(before..).unwrap_or_default());
+        read
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.with_stream(|stream| stream.poll_write(cx, buf));
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.note_written(*bytes, std::iter::once(buf));
+        }
+        written
+    }
+
+    pub(super) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.with_stream(|stream| stream.poll_write_vectored(cx, bufs));
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.note_written(*bytes, bufs.iter().map(|buf| &**buf));
+        }
+        written
+    }
+
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_stream(|stream| stream.poll_flush(cx))
+    }
+
+    fn with_stream<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *stream {
+            Stream::Tcp(stream) => act(Pin::new(stream)),
+            Stream::Unix(stream) => act(Pin::new(stream)),
+            Stream::Tls(stream) => act(Pin::new(stream)),
+        }
+    }
+
     fn with_socket<T>(&self, act: impl FnOnce(SockRef<'_>) -> T) -> T {
         let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stream {
@@ -241,41 +253,19 @@ impl Socket {
 /// directions.
 pub(crate) struct SocketIo(pub(crate) Arc<Socket>);
 
-impl SocketIo {
-    fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
-        let mut stream = self.0.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *stream {
-            Stream::Tcp(stream) => act(Pin::new(stream)),
-            Stream::Unix(stream) => act(Pin::new(stream)),
-            Stream::Tls(stream) => act(Pin::new(stream)),
-        }
-    }
-}
-
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for SocketIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.0.read_budget.load(Ordering::Relaxed) == 0 {
-            return Poll::Ready(Err(io::Error::other(Flooded)));
-        }
-        let before = buf.filled().len();
-        let read = self.with(|stream| stream.poll_read(cx, buf));
-        debug_assert!(before <= buf.filled().len(), "a read adds to its buffer");
-        self.0.note_read(buf.filled().get(before..).unwrap_or_default());
-        read
+        self.0.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for SocketIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.with(|stream| stream.poll_write(cx, buf));
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.0.note_written(*bytes, std::iter::once(buf));
-        }
-        written
+        self.0.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -283,11 +273,7 @@ impl AsyncWrite for SocketIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.with(|stream| stream.poll_write_vectored(cx, bufs));
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.0.note_written(*bytes, bufs.iter().map(|buf| &**buf));
-        }
-        written
+        self.0.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -295,11 +281,11 @@ impl AsyncWrite for SocketIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_flush(cx))
+        self.0.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_shutdown(cx))
+        self.0.with_stream(|stream| stream.poll_shutdown(cx))
     }
 }
 
@@ -317,7 +303,7 @@ mod tests {
         let socket = Socket::new(Stream::Tcp(stream), Protocol::Http11);
         let waits = || socket.with_socket(|socket| socket.tcp_user_timeout().unwrap().unwrap());
         assert_eq!(waits(), USER_TIMEOUT);
-        socket.expect_head(false);
+        socket.expect_head();
         socket.extend_user_timeout(Duration::from_secs(600));
         assert!(waits() > Duration::from_secs(600));
         socket.head_received();

@@ -13,20 +13,31 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http1::Tunnelled;
+
 /// Future of an upgraded connection. The future is ready when the head of the 101 answer was sent
 /// or received.
 #[derive(Debug)]
-pub(crate) struct PendingUpgrade(OnUpgrade);
+pub(crate) enum PendingUpgrade {
+    /// A client's, which is ready when the 101 answer was sent.
+    Client(OnUpgrade),
+    /// Upstream's, whose 101 answer was read.
+    Upstream(Tunnelled),
+}
 
 /// An upgraded connection, whose bytes are no longer HTTP.
 #[derive(Debug)]
-pub(crate) struct UpgradedIo(TokioIo<Upgraded>);
+pub(crate) enum UpgradedIo {
+    Client(TokioIo<Upgraded>),
+    Upstream(Tunnelled),
+}
 
 impl PendingUpgrade {
     /// Removes and returns the upgrade in the extensions of a request's or an answer's head; `None`
     /// on HTTP/2, which has no upgrades.
     pub(crate) fn take_from(extensions: &mut Extensions) -> Option<Self> {
-        extensions.remove::<OnUpgrade>().map(PendingUpgrade)
+        let of_client = extensions.remove::<OnUpgrade>().map(PendingUpgrade::Client);
+        of_client.or_else(|| extensions.remove::<Tunnelled>().map(PendingUpgrade::Upstream))
     }
 }
 
@@ -34,8 +45,13 @@ impl Future for PendingUpgrade {
     type Output = io::Result<UpgradedIo>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<UpgradedIo>> {
-        let upgraded = Pin::new(&mut self.0).poll(cx);
-        upgraded.map_ok(|io| UpgradedIo(TokioIo::new(io))).map_err(io::Error::other)
+        match &mut *self {
+            PendingUpgrade::Client(upgrade) => {
+                let upgraded = Pin::new(upgrade).poll(cx);
+                upgraded.map_ok(|io| UpgradedIo::Client(TokioIo::new(io))).map_err(io::Error::other)
+            }
+            PendingUpgrade::Upstream(tunnel) => Poll::Ready(Ok(UpgradedIo::Upstream(tunnel.clone()))),
+        }
     }
 }
 
@@ -45,20 +61,32 @@ impl AsyncRead for UpgradedIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        match &mut *self {
+            UpgradedIo::Client(io) => Pin::new(io).poll_read(cx, buf),
+            UpgradedIo::Upstream(io) => Pin::new(io).poll_read(cx, buf),
+        }
     }
 }
 
 impl AsyncWrite for UpgradedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        match &mut *self {
+            UpgradedIo::Client(io) => Pin::new(io).poll_write(cx, buf),
+            UpgradedIo::Upstream(io) => Pin::new(io).poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        match &mut *self {
+            UpgradedIo::Client(io) => Pin::new(io).poll_flush(cx),
+            UpgradedIo::Upstream(io) => Pin::new(io).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        match &mut *self {
+            UpgradedIo::Client(io) => Pin::new(io).poll_shutdown(cx),
+            UpgradedIo::Upstream(io) => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }

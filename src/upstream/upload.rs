@@ -1,7 +1,7 @@
 //! The upload: a request's body on its way to upstream. Its bytes are counted, its waits are timed,
 //! and its trailers are filtered.
 //!
-//! hyper polls the upload on the connection to upstream. The request path observes the upload
+//! The codec of the connection to upstream polls the upload. The request path observes the upload
 //! through its [`UploadProgress`].
 //! Invariants: each frame is forwarded as soon as it arrives. A body that broke is never sent to
 //! upstream as a complete body.
@@ -164,7 +164,7 @@ impl UploadProgress {
 
 /// A request's body as it is sent to upstream; empty if the request has no body.
 ///
-/// The contents are boxed, because hyper moves requests several times.
+/// The contents are boxed, because requests are moved several times.
 #[derive(Debug)]
 pub(crate) struct Upload(Option<Box<Uploading>>);
 
@@ -305,7 +305,7 @@ impl Uploading {
             }
         }
         self.progress.moved(MOVING);
-        // No frame follows trailers, and hyper does not poll the upload again after trailers.
+        // No frame follows trailers, and a codec does not poll the upload again after trailers.
         let is_last = self.has_ended() || frame.is_trailers();
         if is_last {
             self.activity.body_read();

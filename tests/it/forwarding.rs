@@ -1,10 +1,12 @@
 //! What passes is passed as it came: streamed both ways, unbuffered, once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::harness::{Gateway, Running, Upstream, answer_of, eventually, in_time};
@@ -21,7 +23,7 @@ fn get(gateway: &Running, path: &str) -> String {
 async fn events_pass_one_by_one_as_they_come() {
     for (tls, http2) in [(false, false), (false, true), (true, false), (true, true)] {
         let (say, said) = mpsc::unbounded_channel::<&'static str>();
-        let said = std::sync::Arc::new(tokio::sync::Mutex::new(said));
+        let said = Arc::new(tokio::sync::Mutex::new(said));
         let upstream = Upstream::acting(move |_, mut stream| {
             let said = said.clone();
             async move {
@@ -518,7 +520,7 @@ async fn a_large_body_passes_in_both_directions_without_being_held() {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_stops_upstream() {
-    let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let sent = Arc::new(AtomicUsize::new(0));
     let counter = sent.clone();
     let upstream = Upstream::acting(move |_, mut stream| {
         let counter = counter.clone();
@@ -527,7 +529,7 @@ async fn a_client_that_stops_reading_stops_upstream() {
             let block = vec![7u8; 64 * 1024];
             loop {
                 stream.write_all(&block).await.ok()?;
-                counter.fetch_add(block.len(), std::sync::atomic::Ordering::Relaxed);
+                counter.fetch_add(block.len(), Ordering::Relaxed);
             }
         }
     })
@@ -539,7 +541,7 @@ async fn a_client_that_stops_reading_stops_upstream() {
     // Until nothing has moved for a while.
     let (mut last, mut since) = (0, Instant::now());
     eventually("upstream is stopped", || {
-        let now = sent.load(std::sync::atomic::Ordering::Relaxed);
+        let now = sent.load(Ordering::Relaxed);
         if now != last {
             (last, since) = (now, Instant::now());
         }
@@ -601,4 +603,59 @@ async fn an_upload_goes_on_while_nobody_reads_the_answer() {
     let answer = raw.answer().await;
     assert_eq!((answer.status, answer.body.len()), (200, ANSWER));
     in_time("upstream has had all", upstream).await.unwrap();
+}
+
+/// An upstream may begin its answer while it still reads the request. If both then end, their connection
+/// serves the next request.
+#[tokio::test]
+async fn a_connection_that_answered_early_serves_the_next_request() {
+    const REQUEST: usize = 4 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(answer_early(stream, REQUEST));
+        }
+    });
+    let gateway = Gateway::at(&format!("http://{address}")).key("ci", "permissions: [read]").start().await;
+    for _ in 0..8 {
+        let mut raw = gateway.raw().await;
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{}Content-Length: {REQUEST}\r\n\r\n",
+            gateway.bearer("ci")
+        );
+        raw.send(head).await;
+        raw.send(vec![b'q'; REQUEST]).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"ab"[..]));
+    }
+    // Each of the two workers has a connection of its own.
+    assert!(connections.load(Ordering::Relaxed) <= 2, "{connections:?}");
+}
+
+/// Answers requests with bodies of `length`: begins with the head of each, and ends with the end of each.
+async fn answer_early(mut stream: TcpStream, length: usize) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        let mut read = Vec::new();
+        let body_at = loop {
+            let bytes = stream.read(&mut buffer).await.unwrap();
+            if bytes == 0 {
+                return;
+            }
+            read.extend_from_slice(&buffer[..bytes]);
+            if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+        };
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await.unwrap();
+        let mut left = length - (read.len() - body_at);
+        while left > 0 {
+            left -= stream.read(&mut buffer).await.unwrap();
+        }
+        stream.write_all(b"1\r\nb\r\n0\r\n\r\n").await.unwrap();
+    }
 }

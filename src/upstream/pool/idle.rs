@@ -9,12 +9,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use hyper::client::conn::http1;
-
 use crate::config::Pool;
 use crate::upstream::endpoints::Endpoint;
-use crate::upstream::socket::Socket;
-use crate::upstream::upload::Upload;
+use crate::upstream::http1::Http1;
 
 /// A map by endpoint id. bearward assigns these ids and no client can choose them, so a fast hash
 /// without a secret is safe.
@@ -27,8 +24,7 @@ pub(super) struct IdleConnections(Mutex<ByEndpoint<Vec<Idle>>>);
 /// An HTTP/1.1 connection between two requests.
 #[derive(Debug)]
 pub(super) struct Idle {
-    pub(super) sender: http1::SendRequest<Upload>,
-    pub(super) socket: Arc<Socket>,
+    pub(super) http1: Arc<Http1>,
     pub(super) since: Instant,
     pub(super) made: Instant,
     pub(super) limits: Pool,
@@ -41,6 +37,11 @@ impl Idle {
         now.saturating_duration_since(self.since) < self.limits.idle
             && now.saturating_duration_since(self.made) < self.limits.max_age
     }
+
+    /// Whether upstream has sent nothing, and has not closed the connection.
+    fn is_quiet(&self) -> bool {
+        self.http1.is_ready() && self.http1.socket.has_nothing_to_read()
+    }
 }
 
 impl IdleConnections {
@@ -51,7 +52,7 @@ impl IdleConnections {
                 let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 idle.get_mut(&endpoint.id)?.pop()?
             };
-            if candidate.is_fresh() && candidate.sender.is_ready() && candidate.socket.has_nothing_to_read() {
+            if candidate.is_fresh() && candidate.is_quiet() {
                 return Some(candidate);
             }
         }
@@ -78,7 +79,7 @@ impl IdleConnections {
     pub(super) fn sweep(&self) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for connections in idle.values_mut() {
-            connections.retain(|idle| idle.is_fresh() && !idle.sender.is_closed());
+            connections.retain(|idle| idle.is_fresh() && idle.is_quiet());
         }
         idle.retain(|_, connections| !connections.is_empty());
     }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::TrySendError;
 
 use super::idle::{Idle, IdleConnections};
 use super::multiplexed::StreamPermit;
@@ -21,7 +21,7 @@ use crate::upstream::compiled::Upstream;
 use crate::upstream::endpoints::Endpoint;
 use crate::upstream::exchange::{Answer, Body, Sent};
 use crate::upstream::health::InFlightGuard;
-use crate::upstream::socket::Socket;
+use crate::upstream::http1::Http1;
 use crate::upstream::upload::Upload;
 
 /// A connection in use by one request. Dropping the lease closes the connection, or resets the
@@ -43,8 +43,7 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 pub(super) enum Connection {
     Http1 {
-        sender: http1::SendRequest<Upload>,
-        socket: Arc<Socket>,
+        http1: Arc<Http1>,
         /// Number of bytes that were written on the connection before this request.
         written_before: u64,
         made: Instant,
@@ -58,8 +57,8 @@ pub(super) enum Connection {
 
 impl From<Idle> for Connection {
     fn from(idle: Idle) -> Self {
-        let Idle { sender, socket, made, .. } = idle;
-        Connection::Http1 { written_before: socket.written(), sender, socket, made }
+        let Idle { http1, made, .. } = idle;
+        Connection::Http1 { written_before: http1.socket.written(), http1, made }
     }
 }
 
@@ -89,15 +88,12 @@ impl Lease {
         // closes without an answer, there is another reason, so its request is not sent again.
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
-            Connection::Http1 { sender, socket, .. } => {
-                socket.expect_head(is_kept);
-                request.body_mut().allow_slow_reader(socket, limit);
-                let answer = sender.try_send_request(request);
+            Connection::Http1 { http1, .. } => {
+                request.body_mut().allow_slow_reader(&http1.socket, limit);
+                let answer = http1.send(request, is_kept);
                 Either::Left(answer.map(|sent| {
-                    if sent.is_ok() {
-                        socket.head_received();
-                    }
-                    outcome(sent, Protocol::Http11)
+                    let (head, body) = sent?;
+                    Ok(Answer { head, body: Body::of_http1(body) })
                 }))
             }
             Connection::Http2 { permit, copy } => {
@@ -108,7 +104,7 @@ impl Lease {
                 let answer = permit.connection.sender.clone().try_send_request(request);
                 Either::Right(answer.map(|sent| {
                     permit.connection.socket.reset_read_budget();
-                    outcome(sent, Protocol::Http2)
+                    outcome(sent)
                 }))
             }
         }
@@ -119,7 +115,7 @@ impl Lease {
     /// arrived.
     pub(crate) fn take_unanswered_headers(&mut self) -> Option<HeaderMap> {
         match &mut self.connection {
-            Connection::Http1 { socket, .. } => headers_of(&socket.take_unanswered()?),
+            Connection::Http1 { http1, .. } => headers_of(&http1.take_unanswered()?),
             Connection::Http2 { copy, .. } => copy.take(),
         }
     }
@@ -135,7 +131,7 @@ impl Lease {
     /// On HTTP/2 the result is always true, because other requests write to the connection too.
     pub(crate) fn has_written(&self) -> bool {
         match &self.connection {
-            Connection::Http1 { socket, written_before, .. } => socket.written() > *written_before,
+            Connection::Http1 { http1, written_before, .. } => http1.socket.written() > *written_before,
             Connection::Http2 { .. } => true,
         }
     }
@@ -148,19 +144,19 @@ impl Lease {
     /// Returns the connection to the pool after the answer was read to the end, if the connection
     /// may serve another request.
     pub(crate) fn return_to_pool(self) {
-        let (sender, socket, made) = match self.connection {
-            Connection::Http1 { sender, socket, made, .. } => (sender, socket, made),
+        let (http1, made) = match self.connection {
+            Connection::Http1 { http1, made, .. } => (http1, made),
             Connection::Http2 { permit, .. } => return permit.complete(),
         };
         let limits = self.upstream.connections.pool;
-        if !self.is_reusable || sender.is_closed() {
+        if !self.is_reusable || !http1.is_ready() {
             return;
         }
         let since = Instant::now();
         if since.saturating_duration_since(made) >= limits.max_age {
             return;
         }
-        self.idle.keep(&self.endpoint, Idle { sender, socket, since, made, limits });
+        self.idle.keep(&self.endpoint, Idle { http1, since, made, limits });
     }
 
     /// Turns the lease of a connection that has become a tunnel into a guard. The request is in
@@ -170,16 +166,16 @@ impl Lease {
     }
 }
 
-fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>, protocol: Protocol) -> Sent {
+fn outcome(sent: Result<Response<Incoming>, TrySendError<Request<Upload>>>) -> Sent {
     let (head, incoming) = sent?.into_parts();
-    Ok(Answer { head, body: Body::new(incoming, protocol) })
+    Ok(Answer { head, body: Body::of_http2(incoming) })
 }
 
-/// Parses the headers of a request from the bytes that hyper wrote; `None` if the headers are
+/// Parses the headers of a request from the bytes that were written; `None` if the headers are
 /// incomplete.
 ///
-/// Recording the written bytes costs less than cloning the headers of every request, and few
-/// requests need their headers again.
+/// Keeping these bytes costs less than cloning the headers of every request, and few requests need
+/// their headers again.
 fn headers_of(written: &[u8]) -> Option<HeaderMap> {
     let mut lines = written.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r"));
     let _request_line = lines.next()??;
