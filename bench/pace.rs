@@ -23,9 +23,7 @@ use std::time::{Duration, Instant};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
-};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
@@ -154,5 +152,10 @@ fn main() {
     }
     latencies.sort_unstable();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
-    println!("{{\"answers\": {}, \"wrong\": {wrong}, \"p50\": {:.1}, \"p99\": {:.1}}}", latencies.len(), at(0.5), at(0.99));
+    println!(
+        "{{\"answers\": {}, \"wrong\": {wrong}, \"p50\": {:.1}, \"p99\": {:.1}}}",
+        latencies.len(),
+        at(0.5),
+        at(0.99)
+    );
 }

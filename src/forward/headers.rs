@@ -10,8 +10,8 @@ mod reserved;
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    SEC_WEBSOCKET_PROTOCOL, TE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, MAX_FORWARDS, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER,
 };
 
 use smallvec::SmallVec;
@@ -149,6 +149,7 @@ fn is_harmless(name: &HeaderName) -> bool {
     !is_hop_by_hop(name)
         && reserved(name.as_str()).is_none()
         && !matches!(*name, CONTENT_LENGTH | HOST | AUTHORIZATION | EXPECT | COOKIE | SEC_WEBSOCKET_PROTOCOL)
+        && !matches!(*name, CACHE_CONTROL | CONTENT_RANGE | MAX_FORWARDS | TRAILER)
         && *name != HeaderName::from_static("content-encoding")
         && *name != HeaderName::from_static("content-type")
         && *name != HeaderName::from_static("set-cookie")

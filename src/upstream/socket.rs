@@ -10,10 +10,11 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustls::IoState;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -175,10 +176,17 @@ impl Socket {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Whether the kernel's receive buffer is empty, and upstream has not closed the connection.
-    /// The kernel is asked, because the runtime may not know yet that upstream has closed the
-    /// connection.
+    /// Whether upstream has sent nothing that was not read, and has not closed the connection. The kernel
+    /// is asked, because the runtime may not know yet that upstream has closed the connection; and TLS,
+    /// which may have decrypted more than was read.
     pub(super) fn has_nothing_to_read(&self) -> bool {
+        if let Stream::Tls(stream) = &mut *self.stream.lock().unwrap_or_else(PoisonError::into_inner) {
+            let state = stream.get_mut().1.process_new_packets();
+            let is_quiet = |state: IoState| state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed();
+            if !state.is_ok_and(is_quiet) {
+                return false;
+            }
+        }
         let mut byte = [MaybeUninit::uninit()];
         let peeked = self.with_socket(|socket| socket.peek(&mut byte));
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -230,6 +238,11 @@ impl Socket {
         self.with_stream(|stream| stream.poll_flush(cx))
     }
 
+    /// Ends the connection at once, in both directions, whoever still reads or writes it.
+    pub(super) fn cut(&self) {
+        let _already_ended = self.with_socket(|socket| socket.shutdown(std::net::Shutdown::Both));
+    }
+
     fn with_stream<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> T) -> T {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *stream {
@@ -245,6 +258,17 @@ impl Socket {
             Stream::Tcp(stream) => act(SockRef::from(stream)),
             Stream::Unix(stream) => act(SockRef::from(stream)),
             Stream::Tls(stream) => act(SockRef::from(stream.get_ref().0)),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let stream = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Stream::Tls(stream) = stream {
+            // A server would log a connection that ends without a word (RFC 8446, section 6.1). What can't
+            // be written at once is not worth a wait.
+            let _written = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Upstreams of other kinds than one HTTP/1.1 server: HTTP/2, TLS, several endpoints.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -321,7 +323,7 @@ async fn https_with(
     connections: Arc<AtomicUsize>,
 ) -> SocketAddr {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -793,4 +795,59 @@ async fn a_health_check_that_is_mended_counts_at_once() {
     gateway.rename_in("bearward.yaml", &without);
     assert_eq!(gateway.reload().await.status, 200);
     until("nobody checks it", async || gateway.get("/v1/models", "ci").await.status == 200).await;
+}
+
+/// TLS may decrypt more than is read: an answer that just fills a read, and bytes behind it that came with it.
+#[tokio::test]
+async fn bytes_behind_an_answer_in_tls_reach_no_other_request() {
+    let made = rcgen::generate_simple_self_signed(vec!["model.internal".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // The lengths of answers around those of reads.
+    let lengths = Arc::new(AtomicUsize::new(8192 - 32));
+    let next = lengths.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, next) = (acceptor.clone(), next.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                while stream.read(&mut [0; 4096]).await.ok()? > 0 {
+                    let length = next.fetch_add(1, Ordering::SeqCst);
+                    let head = |body: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {body}\r\n\r\n");
+                    let body = length - head(length - head(8000).len()).len();
+                    // Two records in one segment.
+                    let first = format!("{}{}", head(body), "a".repeat(body));
+                    for answer in [first, answer_of("another's")] {
+                        stream.get_mut().1.writer().write_all(answer.as_bytes()).ok()?;
+                    }
+                    stream.flush().await.ok()?;
+                }
+                Some(())
+            });
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, made.cert.pem()).unwrap();
+    let gateway = Gateway::at(&format!("https://{address}"))
+        .key("ci", "permissions: [read]")
+        .upstream(&format!("tls: {{ca: {}, server_name: model.internal}}", path.display()))
+        .start()
+        .await;
+    // On one connection of the client, and so by one worker.
+    let mut raw = gateway.raw().await;
+    for _ in 0..64 {
+        raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{}\r\n", gateway.bearer("ci"))).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.iter().all(|byte| *byte == b'a'), "{}", String::from_utf8_lossy(&answer.body));
+    }
 }

@@ -10,6 +10,7 @@ use http_body::{Frame, SizeHint};
 use super::chunked::Decoded;
 use super::connection::Http1;
 use super::decoder::Decoder;
+use super::head::Malformed;
 use crate::upstream::failure::Failure;
 
 /// The body of an answer. Dropping it before its end closes the connection.
@@ -47,7 +48,8 @@ impl Http1Body {
     }
 
     fn fail(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        self.decoder = Decoder::Ended;
+        // An answer that has failed has not ended.
+        self.decoder = Decoder::Broken(Malformed("the answer has failed"));
         if let Some(connection) = self.connection.take() {
             connection.abandon();
         }
@@ -84,7 +86,7 @@ impl Http1Body {
                 connection.sender.wake();
             }
             let failure = match ready!(read) {
-                Ok(0) if this.decoder.closed() => continue,
+                Ok(0) if !connection.was_reset() && this.decoder.closed() => continue,
                 Ok(0) => Failure::ended("upstream closed the connection before the end of its answer"),
                 Ok(_) => continue,
                 Err(error) => error.into(),
@@ -100,7 +102,7 @@ impl Http1Body {
     }
 
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.is_none() && self.decoder.has_ended()
     }
 
     pub(in crate::upstream) fn size_hint(&self) -> SizeHint {

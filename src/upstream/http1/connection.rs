@@ -31,6 +31,9 @@ pub(crate) struct Http1 {
     is_abandoned: AtomicBool,
     /// Whether the body of the request has failed, so that the request is not complete.
     is_cut: AtomicBool,
+    /// Whether a write has found that upstream reset the connection. Such an error is told once, and a read
+    /// then finds an ordinary end.
+    was_reset: AtomicBool,
 }
 
 /// What was read, and how far the request and its answer are.
@@ -39,6 +42,8 @@ pub(super) struct Wire {
     pub(super) read: BytesMut,
     pub(super) search: HeadSearch,
     next_read: usize,
+    /// Whether the memory of `read` is that of a long answer.
+    is_long: bool,
     /// Room for the heads of requests.
     pub(super) room: Vec<u8>,
     /// The head of a request that may be sent again, because no byte of an answer came.
@@ -58,6 +63,7 @@ impl Http1 {
             reader: AtomicWaker::new(),
             is_abandoned: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            was_reset: AtomicBool::new(false),
         }
     }
 
@@ -88,9 +94,22 @@ impl Http1 {
         self.is_abandoned.load(Ordering::Acquire)
     }
 
-    /// Notes that the body of the request has failed while its answer was read.
+    /// Notes the failure of a write.
+    pub(super) fn refused(&self, error: &io::Error) {
+        // After an ordinary end of the answer, upstream may read no more.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            self.was_reset.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn was_reset(&self) -> bool {
+        self.was_reset.load(Ordering::Acquire)
+    }
+
+    /// Ends a connection whose request has failed while its answer was read.
     pub(super) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
+        self.socket.cut();
         self.reader.wake();
     }
 
@@ -113,6 +132,7 @@ impl Wire {
         let length = self.next_read.max(FIRST_READ);
         if self.read.capacity() - self.read.len() < LEAST_READ {
             self.read.reserve(length);
+            self.is_long |= length > FIRST_READ;
         }
         let room = self.read.capacity() - self.read.len();
         let bytes = ready!(pin!(Reader(socket).read_buf(&mut self.read)).poll(cx))?;
@@ -127,9 +147,9 @@ impl Wire {
 
     /// Gives the memory of long answers back.
     pub(super) fn rest(&mut self) {
-        if self.read.is_empty() && self.read.capacity() > 2 * FIRST_READ {
+        if self.read.is_empty() && self.is_long {
             self.read = BytesMut::new();
-            self.next_read = 0;
+            (self.next_read, self.is_long) = (0, false);
         }
         if self.room.capacity() > FIRST_READ {
             self.room = Vec::new();

@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::header::TRAILER;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 
 use super::request_head::{self, RequestFraming};
@@ -18,6 +19,8 @@ use crate::upstream::upload::{Upload, UploadAborted};
 pub(super) struct Outgoing {
     upload: Upload,
     framing: RequestFraming,
+    /// The names of the trailers that the head declares. Others are left out.
+    declared: Vec<HeaderName>,
     /// The head of the request. It stays until the answer has come, because the request may be sent again.
     head: Vec<u8>,
     head_written: usize,
@@ -45,6 +48,13 @@ pub(super) enum NotSent {
     WrongLength,
 }
 
+/// Returns the names in the `Trailer` headers of a request (RFC 9110, section 6.6.2).
+fn declared_trailers(head: &Parts) -> Vec<HeaderName> {
+    let values = head.headers.get_all(TRAILER).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+}
+
 impl Outgoing {
     /// `room`: for the head.
     pub(super) fn new(head: &Parts, upload: Upload, mut room: Vec<u8>) -> Self {
@@ -54,6 +64,7 @@ impl Outgoing {
         Outgoing {
             upload,
             framing,
+            declared: if framing == RequestFraming::Chunked { declared_trailers(head) } else { Vec::new() },
             head: room,
             head_written: 0,
             line: Bytes::new(),
@@ -63,6 +74,12 @@ impl Outgoing {
             has_begun: false,
             body_has_ended: framing == RequestFraming::Empty,
         }
+    }
+
+    /// Gives the body of a request back that upstream does not take.
+    pub(super) fn stop(&mut self) {
+        self.has_begun = true;
+        self.upload = Upload::empty();
     }
 
     /// Removes and returns the head, which was written.
@@ -108,7 +125,10 @@ impl Outgoing {
                     self.end(None)?;
                 }
             }
-            Poll::Ready(None) => self.end(None)?,
+            Poll::Ready(None) => {
+                self.has_begun = true;
+                self.end(None)?;
+            }
         }
         Ok(Poll::Ready(()))
     }
@@ -146,7 +166,8 @@ impl Outgoing {
             };
             if self.line_end.is_empty() {
                 let mut last = b"0\r\n".to_vec();
-                for (name, value) in trailers.iter().flatten() {
+                let trailers = trailers.iter().flatten();
+                for (name, value) in trailers.filter(|(name, _)| self.declared.contains(name)) {
                     request_head::field(&mut last, name.as_str().as_bytes(), value.as_bytes());
                 }
                 last.extend_from_slice(b"\r\n");

@@ -36,7 +36,13 @@ impl Http1 {
                 match outgoing.poll_send(cx, &self.socket) {
                     Poll::Ready(Ok(())) => is_sent = true,
                     // Upstream may have answered before it closed its side.
-                    Poll::Ready(Err(NotSent::Refused(error))) => refusal = Some(error),
+                    Poll::Ready(Err(NotSent::Refused(error))) => {
+                        self.refused(&error);
+                        if self.socket.written() > written_before {
+                            outgoing.stop();
+                        }
+                        refusal = Some(error);
+                    }
                     Poll::Ready(Err(NotSent::Aborted(aborted))) => {
                         return Poll::Ready(Err(Failure::of_request(aborted.into())));
                     }
@@ -50,7 +56,7 @@ impl Http1 {
             self.poll_head(cx, parts.method == Method::HEAD)
         });
         match answered.await {
-            Ok(head) => Ok(self.answered(head, outgoing, is_sent)),
+            Ok(head) => Ok(self.answered(head, outgoing, is_sent, refusal.is_some())),
             Err(failure) => {
                 let nothing_written = self.socket.written() == written_before;
                 if !nothing_written && is_repeatable && self.socket.is_silent() {
@@ -88,6 +94,7 @@ impl Http1 {
         head: Head,
         mut outgoing: Outgoing,
         is_sent: bool,
+        is_refused: bool,
     ) -> (AnswerParts, Http1Body) {
         self.socket.head_received();
         let Head { mut parts, framing, persists } = head;
@@ -97,9 +104,12 @@ impl Http1 {
         {
             let mut wire = self.wire();
             (wire.persists, wire.request_has_ended) = (persists, is_sent);
-            wire.room = outgoing.take_head();
+            if is_sent {
+                wire.room = outgoing.take_head();
+            }
         }
-        if !is_sent {
+        // A connection whose request was refused or cut short is not used again.
+        if !is_sent && !is_refused {
             tokio::spawn(send_rest(self.clone(), outgoing));
         }
         let body = Http1Body::new(self.clone(), Decoder::new(framing), is_sent);
@@ -120,7 +130,7 @@ async fn send_rest(connection: Arc<Http1>, mut outgoing: Outgoing) {
     match sent.await {
         Ok(()) => connection.wire().request_has_ended = true,
         // The answer may be complete nevertheless.
-        Err(NotSent::Refused(_)) => {}
+        Err(NotSent::Refused(error)) => connection.refused(&error),
         Err(NotSent::Aborted(_) | NotSent::WrongLength) => connection.cut(),
     }
 }
