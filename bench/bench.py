@@ -131,14 +131,14 @@ def measure(chosen, minutes, directory):
 def versions():
     def first_line(*command):
         done = subprocess.run(command, capture_output=True, text=True)
-        return (done.stdout + done.stderr).splitlines()[0].strip()
+        return (done.stdout + done.stderr).strip().splitlines()[0].strip()
 
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
     return {
         "bearward": commit.stdout.strip(),
         "nginx": first_line("nginx", "-v"),
         "haproxy": first_line("haproxy", "-v"),
-        "envoy": first_line(str(ENVOY), "--version").split("/")[1],
+        "envoy": first_line(str(ENVOY), "--version"),
         "kernel": platform.release(),
         "processor": next(
             (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
