@@ -188,7 +188,7 @@ async fn trailers_pass_both_ways() {
     let gateway = gateway(&upstream).await;
     let bearer = gateway.bearer("ci");
     let mut raw = gateway.raw().await;
-    raw.send(format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}TE: trailers\r\nTrailer: x-check\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-check: 9\r\n\r\n")).await;
+    raw.send(format!("POST /v1/embeddings HTTP/1.1\r\nHost: a\r\n{bearer}TE: trailers\r\nTrailer: x-check\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-check: 9\r\nx-undeclared: 8\r\n\r\n")).await;
     assert_eq!(raw.head().await.status, 200);
     assert_eq!(raw.line().await.unwrap(), "2");
     assert_eq!(raw.line().await.unwrap(), "hi");

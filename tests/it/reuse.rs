@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
 
-use crate::harness::{Gateway, Running, Upstream, answer_of};
+use crate::harness::{Gateway, Running, Upstream, answer_of, in_time};
 
 async fn gateway(upstream: &Upstream) -> Running {
     Gateway::guarding(upstream).key("ci", "permissions: [read, write]").config("routes: any").start().await
@@ -303,4 +304,81 @@ async fn an_upload_that_upstream_reads_late_arrives() {
         answer.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// An upstream may answer before it has read the head of a long request. The rest of that head is never
+/// followed by another request.
+#[tokio::test]
+async fn a_head_that_was_cut_short_is_the_last_of_its_connection() {
+    const LONG: usize = 48 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("upstream.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // Nothing is read before all answers have come.
+    let may_read = Arc::new(Semaphore::new(0));
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let gate = may_read.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (gate, report) = (gate.clone(), report.clone());
+            tokio::spawn(async move {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
+                let _permit = gate.acquire().await.unwrap();
+                let mut read = Vec::new();
+                let _ended = stream.read_to_end(&mut read).await;
+                let _nobody_waits = report.send(String::from_utf8_lossy(&read).into_owned());
+            });
+        }
+    });
+    let gateway = Gateway::at(&format!("unix:{}", path.display()))
+        .key("ci", "permissions: [read]")
+        .config("limits: {header_bytes: 1MiB}")
+        .start()
+        .await;
+    let mut raw = gateway.raw().await;
+    let fields: String = (0..16).map(|number| format!("x-long-{number}: {}\r\n", "a".repeat(LONG))).collect();
+    for fields in [fields.as_str(), ""] {
+        let bearer = gateway.bearer("ci");
+        raw.send(format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{bearer}{fields}\r\n")).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hi"[..]));
+    }
+    may_read.add_permits(16);
+    drop(gateway);
+    let cut = in_time("the first connection ends", reports.recv()).await.unwrap();
+    assert!(cut.len() < 16 * LONG, "the socket has no room for the whole head");
+    assert_eq!(cut.matches("GET /v1/models HTTP/1.1").count(), 1, "{}", &cut[cut.len() - 300..]);
+}
+
+/// A write that finds a reset takes the error from the read behind it, which then finds an ordinary end. An
+/// answer that ends with its connection is not complete then.
+#[tokio::test]
+async fn an_answer_that_a_reset_has_cut_is_not_complete() {
+    const REQUEST: usize = 64 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut some = [0; 1024];
+            let _bytes = stream.read(&mut some).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nthe beginning").await.unwrap();
+            tokio::task::yield_now().await;
+            // What was not read makes the kernel reset the connection.
+            drop(stream);
+        }
+    });
+    let gateway = Gateway::at(&format!("http://{address}")).key("ci", "permissions: [read]").start().await;
+    for _ in 0..8 {
+        let mut raw = gateway.raw().await;
+        let bearer = gateway.bearer("ci");
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{bearer}Content-Length: {REQUEST}\r\n\r\n"
+        );
+        raw.send(head).await;
+        raw.send(vec![b'q'; REQUEST / 8]).await;
+        // The last chunk would say that the answer is complete.
+        while let Some(line) = in_time("a line", raw.line()).await {
+            assert_ne!(line, "0");
+        }
+    }
 }
