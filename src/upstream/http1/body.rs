@@ -117,3 +117,31 @@ impl Drop for Http1Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::protocol::Protocol;
+    use crate::upstream::socket::{Socket, Stream};
+
+    /// A write that finds a reset takes the error from the read behind it, which then finds an ordinary end.
+    #[tokio::test]
+    async fn an_answer_that_a_reset_has_cut_is_not_complete() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (error, is_complete) in [(ErrorKind::BrokenPipe, true), (ErrorKind::ConnectionReset, false)] {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            drop(listener.accept().await.unwrap());
+            let socket = Arc::new(Socket::new(Stream::Tcp(stream), Protocol::Http11));
+            let connection = Arc::new(Http1::new(socket));
+            connection.refused(&Error::from(error));
+            let mut body = Http1Body::new(connection, Decoder::UntilClose, false);
+            let end = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            assert_eq!(end.is_none(), is_complete, "{end:?}");
+            assert_eq!(body.is_end_stream(), is_complete);
+        }
+    }
+}
