@@ -128,11 +128,22 @@ fn parsed(read: &mut BytesMut, length: usize) -> Result<Parts, Malformed> {
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Malformed("the name of a header is not valid"))?;
+        // White space is no part of a value (RFC 9112, section 5), but llhttp reads another coding then.
+        if name == TRANSFER_ENCODING && !is_followed_by_line_end(&bytes, field.value) {
+            return Err(Malformed("white space behind a transfer coding"));
+        }
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
             .map_err(|_| Malformed("the value of a header is not valid"))?;
         parts.headers.append(name, value);
     }
     Ok(parts)
+}
+
+/// Whether nothing is between a value, which is a part of `head`, and the end of its line.
+fn is_followed_by_line_end(head: &[u8], value: &[u8]) -> bool {
+    // A value without a byte may be elsewhere.
+    let behind = value.as_ptr_range().end.addr().checked_sub(head.as_ptr().addr());
+    behind.and_then(|behind| head.get(behind)) == Some(&b'\r')
 }
 
 const NO_HEAD: Malformed = Malformed("the head is not valid");
@@ -254,6 +265,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\n",
             "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding:\r\n\r\n",
             "HTTP/1.1 204 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nx : y\r\n\r\n",
             "HTTP/1.1 200 OK\r\nx: y\r\n z\r\n\r\n",
