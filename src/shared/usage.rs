@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan};
 use redis::{FromRedisValue, RedisError, RedisResult, Script};
 
 use super::settings::Settings;
@@ -15,8 +15,9 @@ use crate::observe::ledger::{Counts, LastUses, MOST_MODELS, OTHER_MODELS, RowKey
 use crate::observe::untold::{Telling, Untold};
 use crate::redis_link::{Connection, Server, text_of};
 
-/// The life of sums and of last uses, in milliseconds: 400 days.
-const KEPT: u64 = 400 * DAY;
+/// The life of sums and of last uses: in days, and in milliseconds.
+const KEPT_DAYS: i64 = 400;
+const KEPT: u64 = KEPT_DAYS.unsigned_abs() * DAY;
 /// The life of what a replica has told of a day that it may tell again, by whether it has the same name
 /// when it has started anew; and of a day that is never told again.
 const TOLD: u64 = KEPT;
@@ -130,7 +131,8 @@ pub(crate) async fn each_row(
 ) -> Result<(), String> {
     let told = |error: RedisError| format!("{}: {}", settings.server.address, text_of(&error));
     let mut connection = reading(settings).await.map_err(told)?;
-    let mut day = since;
+    // Each day is a question to the server, so nothing is asked of days that it has forgotten.
+    let mut day = first_kept(since, today);
     while day <= today {
         // An entry may come twice.
         let entries = scan(&mut connection, "HSCAN", &rows_of(&settings.prefix, day)).await.map_err(told)?;
@@ -143,6 +145,11 @@ pub(crate) async fn each_row(
         day = next;
     }
     Ok(())
+}
+
+/// Returns the first day from `since` on of which the server may know something.
+fn first_kept(since: Date, today: Date) -> Date {
+    since.max(today.saturating_sub(KEPT_DAYS.days()))
 }
 
 /// Returns when keys were last used, at any replica.
@@ -197,6 +204,14 @@ async fn scan(connection: &mut Connection, command: &str, key: &str) -> RedisRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_day_is_asked_for_that_is_forgotten() {
+        let date = |text: &str| text.parse::<Date>().unwrap();
+        let today = date("2026-11-29");
+        assert_eq!(first_kept(date("2026-11-01"), today), date("2026-11-01"));
+        assert_eq!(first_kept(Date::MIN, today), date("2025-10-25"));
+    }
 
     #[test]
     fn a_row_is_read_as_it_was_told() {

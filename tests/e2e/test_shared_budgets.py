@@ -39,15 +39,21 @@ def redis(request):
 
 
 @contextlib.contextmanager
-def team(stub, shared, budgets, count=3, log=""):
-    """Replicas with a key of a group for each. Yields them, and the keys."""
-    names = [f"member-{number}" for number in range(count)]
-    config = f"{ROUTES}{log}shared: {{redis: {shared}, timeout: 1s}}\ngroups: [{{name: team, budgets: [{budgets}]}}]\n"
+def team(stub, shared, budgets="", count=3, log="", states=None, timeout="1s"):
+    """Replicas with a key of a group for each. Yields them, and the keys.
+
+    `states`: the state directory of each replica, or None for one without.
+    """
+    states = states or [None] * count
+    names = [f"member-{number}" for number in range(len(states))]
+    budgets = f", budgets: [{budgets}]" if budgets else ""
+    config = f"{ROUTES}{log}shared: {{redis: {shared}, timeout: {timeout}}}\ngroups: [{{name: team{budgets}}}]\n"
+    own = [f"state: {{path: {state}}}\n" if state else "" for state in states]
     with contextlib.ExitStack() as stack:
         keys = {name: ["--permissions", "read", "--group", "team"] for name in names}
-        first = stack.enter_context(Gateway(stub.port, keys, config=config, admin=True))
+        first = stack.enter_context(Gateway(stub.port, keys, config=config + own[0], admin=True))
         config = f"keys: {{path: {first.path / 'keys.yaml'}}}\n{config}"
-        others = [stack.enter_context(Gateway(stub.port, {}, config=config, admin=True)) for _ in range(count - 1)]
+        others = [stack.enter_context(Gateway(stub.port, {}, config=config + state, admin=True)) for state in own[1:]]
         replicas = [first, *others]
         wait_for("all replicas reach the server", lambda: all(is_available(replica) for replica in replicas))
         yield replicas, [first.tokens[name] for name in names]

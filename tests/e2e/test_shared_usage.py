@@ -1,6 +1,5 @@
 """Usage and last uses of several replicas on a real Redis: kills, outages, and a server that loses its data."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -10,10 +9,10 @@ import urllib.request
 import pytest
 
 from fleet import Stub, key_id
-from gateway import Gateway, binary, wait_for
+from gateway import binary, wait_for
 from redis_groups import Cluster
 from redis_server import LEAST_ACL, REDIS_7, REDIS_8, VALKEY_9, Redis
-from test_shared_budgets import ANSWER, COST, ROUTES, Spenders, ask, is_available
+from test_shared_budgets import ANSWER, COST, Spenders, ask, is_available, team
 
 
 @pytest.fixture
@@ -36,22 +35,6 @@ def any_redis(request):
         yield server
 
 
-@contextlib.contextmanager
-def team(stub, shared, states, budgets="", timeout="1s"):
-    """Replicas with a key of a group for each. `states`: the state directory of each, or None."""
-    names = [f"member-{number}" for number in range(len(states))]
-    config = f"{ROUTES}shared: {{redis: {shared}, timeout: {timeout}}}\ngroups: [{{name: team{budgets}}}]\n"
-    own = [f"state: {{path: {state}}}\n" if state else "" for state in states]
-    with contextlib.ExitStack() as stack:
-        keys = {name: ["--permissions", "read", "--group", "team"] for name in names}
-        first = stack.enter_context(Gateway(stub.port, keys, config=config + own[0], admin=True))
-        config = f"keys: {{path: {first.path / 'keys.yaml'}}}\n{config}"
-        others = [stack.enter_context(Gateway(stub.port, {}, config=config + state, admin=True)) for state in own[1:]]
-        replicas = [first, *others]
-        wait_for("all replicas reach the server", lambda: all(is_available(replica) for replica in replicas))
-        yield replicas, [first.tokens[name] for name in names]
-
-
 def command(gateway, *arguments):
     config = ["--config", str(gateway.path / "bearward.yaml")]
     return subprocess.run([binary(), *arguments, *config], capture_output=True, text=True, timeout=60)
@@ -70,7 +53,7 @@ def requests(gateway):
 def test_usage_of_all_replicas_counts_each_request_once(any_redis, stub, tmp_path):
     redis = any_redis
     states = [tmp_path / "first", tmp_path / "second", None]
-    with team(stub, redis.shared, states) as (replicas, keys):
+    with team(stub, redis.shared, states=states) as (replicas, keys):
         with Spenders(replicas, keys):
             wait_for("requests are granted", lambda: len(stub.times) > 60)
             # Without the server, usage waits in each replica.
@@ -100,7 +83,7 @@ def test_usage_of_all_replicas_counts_each_request_once(any_redis, stub, tmp_pat
 
 
 def test_what_a_killed_replica_could_not_tell_survives_in_its_state(redis, stub, tmp_path):
-    with team(stub, redis.shared, [tmp_path / "first", tmp_path / "second"]) as (replicas, keys):
+    with team(stub, redis.shared, states=[tmp_path / "first", tmp_path / "second"]) as (replicas, keys):
         for turn in range(3):
             redis.process.send_signal(signal.SIGSTOP)
             wait_for("the server is away", lambda: not is_available(replicas[0]))
@@ -126,7 +109,7 @@ def requests_in(state):
 
 
 def test_a_server_that_loses_its_data_is_told_again(redis, stub, tmp_path):
-    with team(stub, redis.shared, [tmp_path / "first", None]) as (replicas, keys):
+    with team(stub, redis.shared, states=[tmp_path / "first", None]) as (replicas, keys):
         for _ in range(10):
             assert {ask(replica.port, key)[0] for replica, key in zip(replicas, keys)} == {200}
         wait_for("all is counted", lambda: requests(replicas[0]) == 20)
@@ -144,8 +127,8 @@ def spent(redis):
 
 
 def test_a_settlement_without_an_answer_survives_a_kill(redis, stub, tmp_path):
-    budget, journal = f", budgets: [{{tokens: {1000 * COST}, every: month}}]", tmp_path / "first" / "journal"
-    with team(stub, redis.shared, [tmp_path / "first", None], budget, timeout="200ms") as (replicas, keys):
+    budget, journal = f"{{tokens: {1000 * COST}, every: month}}", tmp_path / "first" / "journal"
+    with team(stub, redis.shared, budget, states=[tmp_path / "first", None], timeout="200ms") as (replicas, keys):
         stub.delay = 1.0
         with Spenders(replicas[:1], keys[:1], count=5) as spenders:
             wait_for("requests are in flight", lambda: stub.in_flight == 5)
@@ -173,7 +156,7 @@ def test_a_settlement_without_an_answer_survives_a_kill(redis, stub, tmp_path):
 
 def test_last_uses_are_those_of_all_replicas(any_redis, stub, tmp_path):
     redis = any_redis
-    with team(stub, redis.shared, [tmp_path / "first", None]) as (replicas, keys):
+    with team(stub, redis.shared, states=[tmp_path / "first", None]) as (replicas, keys):
         run = command(replicas[0], "keys", "list", "--unused", "90d")
         assert run.returncode == 1 and "uses are known since" in run.stderr, run.stderr
         assert ask(replicas[1].port, keys[1])[0] == 200
@@ -198,7 +181,7 @@ def test_last_uses_are_those_of_all_replicas(any_redis, stub, tmp_path):
 
 
 def test_usage_is_spread_over_a_cluster(stub):
-    with Cluster() as cluster, team(stub, cluster.wait().shared, [None, None]) as (replicas, keys):
+    with Cluster() as cluster, team(stub, cluster.wait().shared, count=2) as (replicas, keys):
         for _ in range(10):
             assert {ask(replica.port, key)[0] for replica, key in zip(replicas, keys)} == {200}
         wait_for("all is counted", lambda: requests(replicas[0]) == 20)
