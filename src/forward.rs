@@ -26,7 +26,7 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode, Uri};
 use http_body::Body as _;
 
 use crate::activity::ConnectionActivity;
@@ -38,6 +38,7 @@ use crate::protocol::Protocol;
 use crate::tap::TapSlot;
 use crate::upstream::exchange::Answer;
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
+use crate::upstream::request::UpstreamRequest;
 use crate::upstream::upgrade::PendingUpgrade;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use body::ResponseBody;
@@ -169,17 +170,18 @@ fn request_for(
     origin: &Origin<'_>,
     upgrade: Option<&Upgrade>,
     upload: Upload,
-) -> Request<Upload> {
-    headers::prepare_request(&mut parts.headers, target, permit, origin);
+) -> UpstreamRequest {
+    let mut headers = headers::request_headers(std::mem::take(&mut parts.headers), target, permit, origin);
     if let Some(upgrade) = upgrade {
-        upgrade.write_to(&mut parts.headers);
+        upgrade.write_to(&mut headers);
     }
-    declare_empty_body(parts, &upload);
-    // hyper's extensions of the request belong to the client's connection, so they are not copied.
-    let mut request = Request::new(upload);
-    *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = std::mem::take(&mut parts.headers);
-    request
+    // An empty body is declared for a method that usually has a body (RFC 9110, section 8.6). All other
+    // framing is derived from the body when the connection's protocol is known. The client's framing
+    // headers are never copied.
+    if usually_has_body(&parts.method) && upload.is_end_stream() {
+        headers.set(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    UpstreamRequest { method: parts.method.clone(), uri: Uri::default(), headers, upload }
 }
 
 /// Returns the denial of a request whose right to be served ended before upstream answered.
@@ -228,15 +230,6 @@ fn tunnelled(
     let tunnel =
         Tunnel { client: upgrade.client, upstream, idle, revocation, permit, in_flight: lease.into_tunnel() };
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
-}
-
-/// Declares an empty body for a method that usually has a body (RFC 9110, section 8.6). All other
-/// framing is derived from the body when the connection's protocol is known. The client's framing
-/// headers are never copied.
-fn declare_empty_body(parts: &mut Parts, upload: &Upload) {
-    if usually_has_body(&parts.method) && upload.is_end_stream() {
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
 }
 
 /// Returns the canonical path and query to send to upstream.

@@ -23,6 +23,7 @@ pub(crate) mod health;
 mod http1;
 pub(crate) mod pool;
 pub(crate) mod probe;
+pub(crate) mod request;
 pub(crate) mod request_body;
 pub(crate) mod socket;
 pub(crate) mod stall;

@@ -14,8 +14,6 @@ use http::header::{
     HeaderName, HeaderValue, MAX_FORWARDS, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER,
 };
 
-use smallvec::SmallVec;
-
 use crate::address;
 use crate::config::UpstreamCredential;
 use crate::folding::{folded, is_plain};
@@ -23,7 +21,8 @@ use crate::gate::{Permit, harmless_protocols};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
-use crate::observe::trace::TraceContext;
+use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
+use crate::upstream::request::{Removed, UpstreamHeaders};
 use reserved::{Reserved, is_identity, reserved};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -34,7 +33,7 @@ const PERMISSIONS: HeaderName = HeaderName::from_static("x-bearward-permissions"
 const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
 
-/// Largest number of headers that bearward sets on a request.
+/// Largest number of headers that bearward sets on a request, without those of a trace and of a credential.
 const OUR_REQUEST_HEADERS: usize = 11;
 
 /// Facts about the origin of a request, for the headers that describe it to upstream.
@@ -51,14 +50,14 @@ pub(crate) struct Origin<'a> {
     pub(crate) secret_headers: &'a [HeaderName],
 }
 
-/// Changes a client's headers into the headers that are sent to upstream.
-pub(crate) fn prepare_request(
-    headers: &mut HeaderMap,
+/// Makes the headers that are sent to upstream from a client's headers.
+pub(crate) fn request_headers(
+    mut received: HeaderMap,
     target: &Target,
     permit: &Permit,
     origin: &Origin<'_>,
-) {
-    let forwarded = Forwarded::of(headers, target, origin);
+) -> UpstreamHeaders {
+    let forwarded = Forwarded::of(&received, target, origin);
     let removes = &permit.route().removes;
     let is_unwanted = |name: &HeaderName, is_trusted: bool| {
         origin.secret_headers.contains(name)
@@ -78,41 +77,40 @@ pub(crate) fn prepare_request(
         // Trusted proxies send plain names only, so this name comes from the client.
         false => origin.secret_headers.contains(name) || is_unwanted(&folded(name), false),
     };
-    let unwanted = unwanted(headers, is_dropped);
-    let wants_trailers = unwanted.contains(&TE) && accepts_trailers(headers);
+    let unwanted = unwanted(&received, is_dropped);
+    let wants_trailers = unwanted.contains(&TE) && accepts_trailers(&received);
     // Browsers send keys as WebSocket protocols, so one of the protocols may be a key on any route.
-    let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(headers)).flatten();
-    remove(headers, unwanted);
-    join_cookies(headers);
+    let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(&received)).flatten();
+    join_cookies(&mut received);
 
-    // The space for all headers that are set below is allocated at once.
-    headers.reserve(OUR_REQUEST_HEADERS);
-    headers.insert(HOST, permit.route().upstream.host_for(target.authority.as_ref()));
-    headers.insert(X_REQUEST_ID, origin.request_id.clone());
+    let mut set = Vec::with_capacity(OUR_REQUEST_HEADERS);
+    set.push((HOST, permit.route().upstream.host_for(target.authority.as_ref())));
+    set.push((X_REQUEST_ID, origin.request_id.clone()));
     if wants_trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        set.push((TE, HeaderValue::from_static("trailers")));
     }
-    if let Some(protocols) = protocols {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols);
-    }
-    forwarded.write_to(headers);
-    if let Some(trace) = origin.trace {
-        trace.write_to(headers);
-    }
+    set.extend(protocols.map(|protocols| (SEC_WEBSOCKET_PROTOCOL, protocols)));
+    forwarded.add_to(&mut set);
     if let Some(principal) = permit.principal() {
         let identity = principal.key().headers();
-        headers.insert(KEY_ID, identity.key_id.clone());
-        headers.insert(PERMISSIONS, identity.permissions.clone());
-        if let Some(name) = &identity.key_name {
-            headers.insert(KEY_NAME, name.clone());
+        set.push((KEY_ID, identity.key_id.clone()));
+        set.push((PERMISSIONS, identity.permissions.clone()));
+        set.extend(identity.key_name.as_ref().map(|name| (KEY_NAME, name.clone())));
+        set.extend(identity.environment.as_ref().map(|environment| (ENVIRONMENT, environment.clone())));
+    }
+    let mut headers = UpstreamHeaders::new(received, unwanted, set);
+    if let Some(trace) = origin.trace {
+        if let Some(traceparent) = trace.traceparent() {
+            headers.set(TRACEPARENT, traceparent);
         }
-        if let Some(environment) = &identity.environment {
-            headers.insert(ENVIRONMENT, environment.clone());
+        if !trace.is_of_caller() {
+            headers.remove(&TRACESTATE);
         }
     }
     if let Some(UpstreamCredential { header, value, .. }) = &permit.route().upstream.requests.credential {
-        headers.insert(header, value.clone());
+        headers.set(header.clone(), value.clone());
     }
+    headers
 }
 
 /// Changes upstream's headers into the headers that are sent to the client.
@@ -123,8 +121,9 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
     };
-    let unwanted = unwanted(headers, is_dropped);
-    remove(headers, unwanted);
+    for name in unwanted(headers, is_dropped) {
+        headers.remove(name);
+    }
 }
 
 /// Whether a request's trailer may be forwarded: its name has no meaning in framing, routing,
@@ -177,14 +176,10 @@ impl Forwarded {
         }
     }
 
-    fn write_to(self, headers: &mut HeaderMap) {
-        if let Some(for_) = self.for_ {
-            headers.insert(X_FORWARDED_FOR, for_);
-        }
-        headers.insert(X_FORWARDED_PROTO, self.proto);
-        if let Some(host) = self.host {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
+    fn add_to(self, set: &mut Vec<(HeaderName, HeaderValue)>) {
+        set.extend(self.for_.map(|for_| (X_FORWARDED_FOR, for_)));
+        set.push((X_FORWARDED_PROTO, self.proto));
+        set.extend(self.host.map(|host| (X_FORWARDED_HOST, host)));
     }
 }
 
@@ -226,12 +221,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Names of the headers to remove.
-type Unwanted = SmallVec<[HeaderName; 8]>;
-
 /// Collects the names of unwanted headers, and the names that `Connection` nominates.
-fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Unwanted {
-    let mut unwanted: Unwanted = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Removed {
+    let mut unwanted: Removed = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
     if unwanted.contains(&CONNECTION) {
         let nominated = headers
             .get_all(CONNECTION)
@@ -246,12 +238,6 @@ fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> U
         unwanted.extend(nominated);
     }
     unwanted
-}
-
-fn remove(headers: &mut HeaderMap, unwanted: Unwanted) {
-    for name in unwanted {
-        headers.remove(name);
-    }
 }
 
 /// Whether the client accepts trailers (`TE: trailers`).
@@ -333,7 +319,7 @@ mod tests {
         headers.insert("x-hop", HeaderValue::from_static("1"));
         headers.insert("x-end", HeaderValue::from_static("1"));
         let found = unwanted(&headers, is_hop_by_hop);
-        remove(&mut headers, found);
+        let headers = UpstreamHeaders::new(headers, found, Vec::new()).into_map();
         assert_eq!(headers.len(), 1);
     }
 }

@@ -11,20 +11,20 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Uri};
+use http::{Method, Uri};
 use http_body::Body as _;
 
 use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
 use crate::guard::Target;
-use crate::protocol::Protocol;
 use crate::upstream::connect_error::is_shortage;
 use crate::upstream::exchange::{Answer, Sent};
 use crate::upstream::failure::{Failure, Unanswered};
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
+use crate::upstream::request::UpstreamRequest;
 use crate::upstream::request_body::UploadFailure;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
@@ -61,7 +61,7 @@ impl Exchange<'_> {
     /// written. `connecting` is set to the time that was spent on making new connections.
     pub(super) async fn send(
         &self,
-        request: &mut Option<Request<Upload>>,
+        request: &mut Option<UpstreamRequest>,
         pool: &Arc<WorkerPool>,
         connecting: &mut Option<Duration>,
         alarm: &mut Alarm,
@@ -79,7 +79,7 @@ impl Exchange<'_> {
                 Ok(lease) => lease,
                 Err(denial) => return Err(refuse(denial, is_repeated)),
             };
-            let method = request.as_ref().map(|request| request.method().clone());
+            let method = request.as_ref().map(|request| request.method.clone());
             let outcome = {
                 let sending = pin!(self.start(request, &mut lease, is_repeatable && !is_repeated)?);
                 self.await_head(sending, alarm).await
@@ -116,24 +116,23 @@ impl Exchange<'_> {
 
     /// Rebuilds a repeatable request from `headers`, which were written to the connection of
     /// `lease`.
-    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Request<Upload> {
+    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> UpstreamRequest {
         let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
             // The header with upstream's credential was parsed from the written bytes, so it is no
             // longer marked as sensitive.
             value.set_sensitive(true);
         }
-        let mut request = Request::new(Upload::empty());
-        *request.method_mut() = method;
-        *request.version_mut() = lease.protocol().version();
-        *request.headers_mut() = headers;
-        request
+        if lease.protocol().has_streams() {
+            headers.insert(HOST, self.host());
+        }
+        UpstreamRequest { method, uri: Uri::default(), headers: headers.into(), upload: Upload::empty() }
     }
 
     /// Starts sending the request on a connection.
     fn start<'l>(
         &self,
-        request: &mut Option<Request<Upload>>,
+        request: &mut Option<UpstreamRequest>,
         lease: &'l mut Lease,
         is_repeatable: bool,
     ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {
@@ -207,41 +206,27 @@ impl Exchange<'_> {
 
     /// Adapts the request to the connection's protocol. A retry may use a connection with another
     /// protocol than the previous try.
-    fn adapt_to_protocol(&self, request: &mut Request<Upload>, lease: &mut Lease) -> Result<(), Denial> {
-        if lease.protocol() == Protocol::Http11 {
-            if Protocol::from(request.version()) == Protocol::Http2 {
-                // The previous try used HTTP/2, for which the Host header was removed.
-                request.headers_mut().insert(HOST, self.host());
-            }
-            *request.version_mut() = Protocol::Http11.version();
-            *request.uri_mut() = Uri::from(self.path.clone());
-            if *request.method() == Method::HEAD {
-                // A server might send a body in spite of HEAD, and the next request on the
-                // connection would read that body as its answer.
-                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.forbid_reuse();
-            }
-            if request.body().is_end_stream() {
-                return Ok(());
-            }
-            // A server may leave the body of this request unread, and then parse the body as the
-            // next request. The connection is therefore not used for another request.
-            if !usually_has_body(request.method()) || !self.upstream.connections.reuse_after_body {
-                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                lease.forbid_reuse();
-            }
+    fn adapt_to_protocol(&self, request: &mut UpstreamRequest, lease: &mut Lease) -> Result<(), Denial> {
+        if lease.protocol().has_streams() {
+            let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+            let uri = Uri::builder().scheme(scheme).authority(self.host().as_bytes());
+            let uri = uri.path_and_query(self.path.clone()).build();
+            request.uri =
+                uri.map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
             return Ok(());
         }
-        *request.version_mut() = Protocol::Http2.version();
-        let scheme = if lease.endpoint().is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri =
-            Uri::builder().scheme(scheme).authority(self.host().as_bytes()).path_and_query(self.path.clone());
-        *request.uri_mut() =
-            uri.build().map_err(|error| Denial::bad_request("The target is not valid").caused_by(error))?;
-        // HTTP/2 has `:authority` instead of Host, and frames bodies itself.
-        request.headers_mut().remove(HOST);
-        request.headers_mut().remove(TRANSFER_ENCODING);
-        request.headers_mut().remove(CONNECTION);
+        request.uri = Uri::from(self.path.clone());
+        // A server might send a body in spite of HEAD, and the next request on the connection would
+        // read that body as its answer.
+        let is_head = request.method == Method::HEAD;
+        // A server may leave the body of this request unread, and then parse the body as the next
+        // request. The connection is therefore not used for another request.
+        let may_be_unread = !request.upload.is_end_stream()
+            && !(usually_has_body(&request.method) && self.upstream.connections.reuse_after_body);
+        if is_head || may_be_unread {
+            request.headers.set(CONNECTION, HeaderValue::from_static("close"));
+            lease.forbid_reuse();
+        }
         Ok(())
     }
 
@@ -325,9 +310,9 @@ pub(super) fn usually_has_body(method: &Method) -> bool {
 
 /// Whether a request may be sent again after upstream may have acted on it: its method is safe (RFC
 /// 9110, section 9.2.1), and it has no body.
-fn is_repeatable(request: Option<&Request<Upload>>) -> bool {
+fn is_repeatable(request: Option<&UpstreamRequest>) -> bool {
     request.is_some_and(|request| {
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-            && request.body().is_end_stream()
+        matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            && request.upload.is_end_stream()
     })
 }

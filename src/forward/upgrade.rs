@@ -11,6 +11,7 @@ use http::request::Parts;
 use crate::denial::Denial;
 use crate::protocol::Protocol;
 use crate::route::Route;
+use crate::upstream::request::UpstreamHeaders;
 use crate::upstream::upgrade::PendingUpgrade;
 
 /// An upgrade that a client requests and the route allows.
@@ -47,9 +48,9 @@ pub(crate) fn asked(parts: &mut Parts, route: &Route, has_body: bool) -> Result<
 
 impl Upgrade {
     /// Writes the headers of the upgrade into the request to upstream.
-    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, self.value.clone());
+    pub(super) fn write_to(&self, headers: &mut UpstreamHeaders) {
+        headers.set(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.set(UPGRADE, self.value.clone());
     }
 
     /// Whether upstream's 101 answer is for the requested protocol.

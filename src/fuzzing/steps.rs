@@ -82,9 +82,7 @@ impl Steps {
                 trace: None,
                 secret_headers: &snapshot.secret_headers,
             };
-            let mut rewritten = self.parts.headers.clone();
-            headers::prepare_request(&mut rewritten, &target, &permit, &origin);
-            rewritten
+            headers::request_headers(self.parts.headers.clone(), &target, &permit, &origin).into_map()
         }
     }
 }

@@ -15,8 +15,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::hex::{hex, span_hex, text};
 use crate::token_report::Tokens;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The flag `sampled` of `traceparent`: the trace is recorded (W3C Trace Context, section
 /// 3.2.2.5.1).
 const SAMPLED: u8 = 1;
@@ -53,19 +53,17 @@ impl TraceContext {
         }
     }
 
-    /// Writes the context into the headers for upstream, whose spans become children of bearward's
-    /// span.
-    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
+    /// Returns the `traceparent` to send to upstream, whose parent is bearward's own span.
+    pub(crate) fn traceparent(&self) -> Option<HeaderValue> {
         let flags = if self.is_sampled { "01" } else { "00" };
         let value = format!("00-{}-{}-{flags}", text(&hex(self.trace)), span_hex(self.span));
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(TRACEPARENT, value);
-        }
-        if self.parent.is_none() {
-            // If the trace does not continue the caller's trace, the caller's `tracestate` is
-            // dropped (W3C Trace Context, section 3.3).
-            headers.remove(TRACESTATE);
-        }
+        HeaderValue::try_from(value).ok()
+    }
+
+    /// Whether the trace continues the caller's. Otherwise the caller's `tracestate` is not part of it (W3C
+    /// Trace Context, section 3.3).
+    pub(crate) fn is_of_caller(&self) -> bool {
+        self.parent.is_some()
     }
 
     pub(super) fn trace_id(&self) -> [u8; 32] {
@@ -141,9 +139,8 @@ mod tests {
             (0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, Some(0xb7ad_6b71_6920_3331))
         );
         assert!(going_on.is_sampled);
-        let mut headers = HeaderMap::new();
-        going_on.write_to(&mut headers);
-        let logged = headers["traceparent"].to_str().unwrap();
+        let value = going_on.traceparent().unwrap();
+        let logged = value.to_str().unwrap();
         assert!(
             logged.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && logged.ends_with("-01"),
             "{logged}"

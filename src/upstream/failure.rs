@@ -7,6 +7,7 @@ use std::io;
 use http::Request;
 use hyper::client::conn::TrySendError;
 
+use super::request::UpstreamRequest;
 use super::socket::Flooded;
 use super::upload::Upload;
 
@@ -15,7 +16,7 @@ use super::upload::Upload;
 pub(crate) struct Unanswered {
     pub(crate) failure: Failure,
     /// The request, if no byte of it was written; `None` otherwise.
-    pub(crate) unsent: Option<Box<Request<Upload>>>,
+    pub(crate) unsent: Option<Box<UpstreamRequest>>,
 }
 
 /// Reason why upstream's answer to a request failed or did not arrive.
@@ -129,7 +130,7 @@ impl Error for Failure {
 
 impl From<TrySendError<Request<Upload>>> for Unanswered {
     fn from(mut error: TrySendError<Request<Upload>>) -> Self {
-        let unsent = error.take_message().map(Box::new);
+        let unsent = error.take_message().map(UpstreamRequest::from_http2).map(Box::new);
         Unanswered { failure: error.into_error().into(), unsent }
     }
 }

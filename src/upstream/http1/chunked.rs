@@ -74,49 +74,40 @@ impl Chunked {
     ///
     /// The coding is broken, or ambiguous.
     pub(super) fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, Malformed> {
-        loop {
-            match &mut self.state {
-                State::Data { rest } => {
-                    let length = read.len().min(usize::try_from(*rest).unwrap_or(usize::MAX));
-                    if length == 0 {
-                        return Ok(Decoded::Incomplete);
-                    }
-                    let data = read.split_to(length).freeze();
-                    *rest -= length as u64;
-                    if *rest == 0 {
-                        self.state = State::DataEnd { missing: b"\r\n" };
-                    }
-                    return Ok(Decoded::Data(data));
+        self.advance(read)?;
+        match &mut self.state {
+            State::Data { rest } => {
+                let length = read.len().min(usize::try_from(*rest).unwrap_or(usize::MAX));
+                if length == 0 {
+                    return Ok(Decoded::Incomplete);
                 }
-                State::Trailers(search) => {
-                    let Some(length) = search.end(read, MOST_TRAILERS)? else {
-                        return Ok(Decoded::Incomplete);
-                    };
-                    let bytes = read.split_to(length);
-                    self.state = State::Ended;
-                    return Ok(match length {
-                        2 => Decoded::End,
-                        _ => Decoded::Trailers(head::trailers(&bytes)?),
-                    });
+                let data = read.split_to(length).freeze();
+                *rest -= length as u64;
+                if *rest == 0 {
+                    self.state = State::DataEnd { missing: b"\r\n" };
                 }
-                State::Ended => return Ok(Decoded::End),
-                _ => {
-                    if !self.advance(read)? {
-                        return Ok(Decoded::Incomplete);
-                    }
-                }
+                Ok(Decoded::Data(data))
             }
+            State::Trailers(search) => {
+                let Some(length) = search.end(read, MOST_TRAILERS)? else {
+                    return Ok(Decoded::Incomplete);
+                };
+                let bytes = read.split_to(length);
+                self.state = State::Ended;
+                Ok(match length {
+                    2 => Decoded::End,
+                    _ => Decoded::Trailers(head::trailers(&bytes)?),
+                })
+            }
+            State::Ended => Ok(Decoded::End),
+            _ => Ok(Decoded::Incomplete),
         }
     }
 
     /// Goes on behind a chunk as far as nothing of the next one is passed on, so that the end of the body
     /// is seen with its last chunk.
     pub(super) fn look_ahead(&mut self, read: &mut BytesMut) -> Result<(), Malformed> {
-        while matches!(self.state, State::DataEnd { .. } | State::Size { .. } | State::SizeEnd { .. }) {
-            if !self.advance(read)? {
-                return Ok(());
-            }
-        }
+        self.advance(read)?;
         if let State::Trailers(_) = self.state
             && read.starts_with(b"\r\n")
         {
@@ -126,46 +117,59 @@ impl Chunked {
         Ok(())
     }
 
-    /// Reads one byte between two chunks. Returns whether there was one.
-    fn advance(&mut self, read: &mut BytesMut) -> Result<bool, Malformed> {
-        let Some(byte) = read.first().copied() else { return Ok(false) };
-        read.advance(1);
-        self.state = match self.state {
-            State::Size { size, digits } => match (byte, char::from(byte).to_digit(16)) {
-                // Sixteen digits are the largest number of 64 bits.
-                (_, Some(digit)) if digits < 16 => {
-                    State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
-                }
-                (b'\r', _) if digits > 0 => State::SizeEnd { size },
-                (b';', _) if digits > 0 => State::Extension { size },
-                _ => return Err(Malformed("the size of a chunk is not valid")),
-            },
-            State::Extension { size } => {
-                let left = self.extensions.checked_sub(1);
-                self.extensions = left.ok_or(Malformed("the extensions of chunks are too long"))?;
-                match byte {
-                    b'\r' => State::SizeEnd { size },
-                    b'\t' | b' '..=b'~' | 0x80.. => State::Extension { size },
-                    _ => return Err(Malformed("the extension of a chunk is not valid")),
-                }
-            }
-            State::SizeEnd { size } => match (byte, size) {
-                (b'\n', 0) => State::Trailers(HeadSearch::default()),
-                (b'\n', rest) => State::Data { rest },
-                _ => return Err(Malformed("the size of a chunk is not valid")),
-            },
-            State::DataEnd { missing } => match missing {
-                [first, rest @ ..] if *first == byte => match rest {
-                    [] => SIZE,
-                    missing => State::DataEnd { missing },
+    /// Reads what is between two chunks, as far as it has come.
+    fn advance(&mut self, read: &mut BytesMut) -> Result<(), Malformed> {
+        let mut length = 0;
+        for byte in &**read {
+            self.state = match self.state {
+                State::Data { .. } | State::Trailers(_) | State::Ended => break,
+                State::Size { size, digits } => match (*byte, hexadecimal(*byte)) {
+                    // Sixteen digits are the largest number of 64 bits.
+                    (_, Some(digit)) if digits < 16 => {
+                        State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                    }
+                    (b'\r', _) if digits > 0 => State::SizeEnd { size },
+                    (b';', _) if digits > 0 => State::Extension { size },
+                    _ => return Err(Malformed("the size of a chunk is not valid")),
                 },
-                _ => return Err(Malformed("a chunk is longer than its size")),
-            },
-            State::Data { .. } | State::Trailers(_) | State::Ended => {
-                return Err(Malformed("no chunk begins here"));
-            }
-        };
-        Ok(true)
+                State::Extension { size } => {
+                    let left = self.extensions.checked_sub(1);
+                    self.extensions = left.ok_or(Malformed("the extensions of chunks are too long"))?;
+                    match byte {
+                        b'\r' => State::SizeEnd { size },
+                        b'\t' | b' '..=b'~' | 0x80.. => State::Extension { size },
+                        _ => return Err(Malformed("the extension of a chunk is not valid")),
+                    }
+                }
+                State::SizeEnd { size } => match (byte, size) {
+                    (b'\n', 0) => State::Trailers(HeadSearch::default()),
+                    (b'\n', rest) => State::Data { rest },
+                    _ => return Err(Malformed("the size of a chunk is not valid")),
+                },
+                State::DataEnd { missing } => match missing {
+                    [first, rest @ ..] if first == byte => match rest {
+                        [] => SIZE,
+                        missing => State::DataEnd { missing },
+                    },
+                    _ => return Err(Malformed("a chunk is longer than its size")),
+                },
+            };
+            length += 1;
+        }
+        if length > 0 {
+            read.advance(length);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the value of a hexadecimal digit.
+fn hexadecimal(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
     }
 }
 

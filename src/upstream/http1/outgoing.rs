@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::TRAILER;
-use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 
 use super::request_head::{self, RequestFraming};
+use crate::upstream::request::{UpstreamHeaders, UpstreamRequest};
 use crate::upstream::socket::Socket;
 use crate::upstream::upload::{Upload, UploadAborted};
 
@@ -49,22 +49,25 @@ pub(super) enum NotSent {
 }
 
 /// Returns the names in the `Trailer` headers of a request (RFC 9110, section 6.6.2).
-fn declared_trailers(head: &Parts) -> Vec<HeaderName> {
-    let values = head.headers.get_all(TRAILER).iter();
-    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+fn declared_trailers(headers: &UpstreamHeaders) -> Vec<HeaderName> {
+    let values = headers.iter().filter(|(name, _)| *name == TRAILER);
+    let names = values.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
     names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }
 
 impl Outgoing {
-    /// `room`: for the head.
-    pub(super) fn new(head: &Parts, upload: Upload, mut room: Vec<u8>) -> Self {
+    /// `upload`: the body of `request`; `room`: for the head.
+    pub(super) fn new(request: &UpstreamRequest, upload: Upload, mut room: Vec<u8>) -> Self {
         let framing = RequestFraming::of(&upload);
         room.clear();
-        request_head::write(head, framing, &mut room);
+        request_head::write(request, framing, &mut room);
         Outgoing {
             upload,
             framing,
-            declared: if framing == RequestFraming::Chunked { declared_trailers(head) } else { Vec::new() },
+            declared: match framing {
+                RequestFraming::Chunked => declared_trailers(&request.headers),
+                _ => Vec::new(),
+            },
             head: room,
             head_written: 0,
             line: Bytes::new(),

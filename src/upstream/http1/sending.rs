@@ -5,9 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::request::Parts;
-use http::response::Parts as AnswerParts;
-use http::{Method, Request};
+use http::Method;
+use http::response::Parts;
 
 use super::body::Http1Body;
 use super::connection::{Http1, Tunnelled};
@@ -15,6 +14,7 @@ use super::decoder::Decoder;
 use super::head::{self, AnswerFraming, Head};
 use super::outgoing::{NotSent, Outgoing};
 use crate::upstream::failure::{Failure, Unanswered};
+use crate::upstream::request::UpstreamRequest;
 use crate::upstream::upload::Upload;
 
 impl Http1 {
@@ -23,13 +23,13 @@ impl Http1 {
     /// upstream closes the connection without an answer.
     pub(in crate::upstream) async fn send(
         self: &Arc<Self>,
-        request: Request<Upload>,
+        mut request: UpstreamRequest,
         is_repeatable: bool,
-    ) -> Result<(AnswerParts, Http1Body), Unanswered> {
-        let (parts, upload) = request.into_parts();
+    ) -> Result<(Parts, Http1Body), Unanswered> {
         let written_before = self.socket.written();
         self.socket.expect_head();
-        let mut outgoing = Outgoing::new(&parts, upload, self.wire().begin());
+        let upload = std::mem::replace(&mut request.upload, Upload::empty());
+        let mut outgoing = Outgoing::new(&request, upload, self.wire().begin());
         let (mut is_sent, mut refusal) = (false, None);
         let answered = poll_fn(|cx| {
             if !is_sent && refusal.is_none() {
@@ -53,7 +53,7 @@ impl Http1 {
                     Poll::Pending => {}
                 }
             }
-            self.poll_head(cx, parts.method == Method::HEAD)
+            self.poll_head(cx, request.method == Method::HEAD)
         });
         match answered.await {
             Ok(head) => Ok(self.answered(head, outgoing, is_sent, refusal.is_some())),
@@ -62,7 +62,7 @@ impl Http1 {
                 if !nothing_written && is_repeatable && self.socket.is_silent() {
                     self.wire().unanswered = Some(outgoing.take_head());
                 }
-                Err(unanswered(failure, refusal, parts, outgoing, nothing_written))
+                Err(unanswered(failure, refusal, request, outgoing, nothing_written))
             }
         }
     }
@@ -95,7 +95,7 @@ impl Http1 {
         mut outgoing: Outgoing,
         is_sent: bool,
         is_refused: bool,
-    ) -> (AnswerParts, Http1Body) {
+    ) -> (Parts, Http1Body) {
         self.socket.head_received();
         let Head { mut parts, framing, persists } = head;
         if framing == AnswerFraming::Tunnel {
@@ -138,12 +138,12 @@ async fn send_rest(connection: Arc<Http1>, mut outgoing: Outgoing) {
 fn unanswered(
     failure: Failure,
     refusal: Option<io::Error>,
-    parts: Parts,
+    request: UpstreamRequest,
     outgoing: Outgoing,
     nothing_written: bool,
 ) -> Unanswered {
     let upload = outgoing.into_untouched().filter(|_| nothing_written);
-    let unsent = upload.map(|upload| Box::new(Request::from_parts(parts, upload)));
+    let unsent = upload.map(|upload| Box::new(UpstreamRequest { upload, ..request }));
     // What kept the request from being sent says more than that there was no answer.
     let failure = refusal.filter(|_| failure.was_closed()).map_or(failure, Failure::from);
     Unanswered { failure, unsent }

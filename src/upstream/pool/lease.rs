@@ -22,6 +22,7 @@ use crate::upstream::endpoints::Endpoint;
 use crate::upstream::exchange::{Answer, Body, Sent};
 use crate::upstream::health::InFlightGuard;
 use crate::upstream::http1::Http1;
+use crate::upstream::request::UpstreamRequest;
 use crate::upstream::upload::Upload;
 
 /// A connection in use by one request. Dropping the lease closes the connection, or resets the
@@ -80,7 +81,7 @@ impl Lease {
     /// without an answer.
     pub(crate) fn send(
         &mut self,
-        mut request: Request<Upload>,
+        mut request: UpstreamRequest,
         limit: Duration,
         is_repeatable: bool,
     ) -> impl Future<Output = Sent> + use<'_> {
@@ -89,7 +90,7 @@ impl Lease {
         let is_kept = is_repeatable && self.is_reused;
         match &mut self.connection {
             Connection::Http1 { http1, .. } => {
-                request.body_mut().allow_slow_reader(&http1.socket, limit);
+                request.upload.allow_slow_reader(&http1.socket, limit);
                 let answer = http1.send(request, is_kept);
                 Either::Left(answer.map(|sent| {
                     let (head, body) = sent?;
@@ -97,6 +98,7 @@ impl Lease {
                 }))
             }
             Connection::Http2 { permit, copy } => {
+                let mut request = request.into_http2();
                 *copy = is_kept.then(|| request.headers().clone());
                 // The upload holds the permit, because the HTTP/2 stream stays open until the
                 // upload has ended, even after the end of the answer.
