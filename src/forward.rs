@@ -88,7 +88,7 @@ pub(crate) struct PermittedRequest<'a> {
 ///
 /// 401 if the key expires or is revoked while the request is forwarded; 408, 413 or 400 because of
 /// the request's body; 502, 503 or 504 because of upstream.
-pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded, Denial> {
+pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = Result<Forwarded, Denial>> {
     let PermittedRequest {
         permit,
         parts,
@@ -105,25 +105,25 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
         mut tokens,
     } = permitted;
     let (mut revocation, second_waiter) = revocations.unzip();
-    let upstream = permit.route().upstream.clone();
     let is_head = parts.method == Method::HEAD;
     let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = activity.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, origin, upgrade.as_ref(), upload));
-    let path = upstream_path(&permit, target)?;
-    let (Answer { mut head, body }, mut lease) = {
-        let exchange = Exchange {
-            upstream: &upstream,
-            timeouts: permit.route().timeouts,
-            needs: ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false },
-            target,
-            path: &path,
-            progress: &progress,
-            limits,
-        };
+    // The block captures what it needs: an async fn would keep its argument as well.
+    async move {
+        let path = upstream_path(&permit, target)?;
         times.ready = Some(Instant::now());
         tokens.sent();
         let sent = {
+            let exchange = Exchange {
+                upstream: &permit.route().upstream,
+                timeouts: permit.route().timeouts,
+                needs: ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false },
+                target,
+                path: &path,
+                progress: &progress,
+                limits,
+            };
             let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
             // The request is aborted as soon as its key, or the time of a request without a key,
             // ends.
@@ -134,23 +134,24 @@ pub(crate) async fn forward(permitted: PermittedRequest<'_>) -> Result<Forwarded
             .await
         };
         times.back = Some(Instant::now());
-        sent.inspect_err(|_| tokens.failed())?
-    };
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return tunnelled(head, lease, permit, upgrade, revocation);
+        let (Answer { mut head, body }, mut lease) = sent.inspect_err(|_| tokens.failed())?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return tunnelled(head, lease, permit, upgrade, revocation);
+        }
+        answer::check(&head, &permit.route().upstream).inspect_err(|_| tokens.failed())?;
+        // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
+        // which can't carry a request body of unknown length.
+        if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
+            lease.forbid_reuse();
+        }
+        progress.answer_started();
+        let tokens = tokens.answered(&mut head);
+        prepare_head(&mut head, is_head);
+        let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
+        let taps = (tap, tokens);
+        let download = Download::new(body, taps, lease, permit, progress, activity, alarm, revocations);
+        Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
     }
-    answer::check(&head, &upstream).inspect_err(|_| tokens.failed())?;
-    // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
-    // which can't carry a request body of unknown length.
-    if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
-        lease.forbid_reuse();
-    }
-    progress.answer_started();
-    let tokens = tokens.answered(&mut head);
-    prepare_head(&mut head, is_head);
-    let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
-    let download = Download::new(body, (tap, tokens), lease, permit, progress, activity, alarm, revocations);
-    Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
 }
 
 /// Makes the head of an answer to the client from the head of upstream's answer.
@@ -170,7 +171,7 @@ fn request_for(
     origin: &Origin<'_>,
     upgrade: Option<&Upgrade>,
     upload: Upload,
-) -> UpstreamRequest {
+) -> Box<UpstreamRequest> {
     let mut headers = headers::request_headers(std::mem::take(&mut parts.headers), target, permit, origin);
     if let Some(upgrade) = upgrade {
         upgrade.write_to(&mut headers);
@@ -181,7 +182,7 @@ fn request_for(
     if usually_has_body(&parts.method) && upload.is_end_stream() {
         headers.set(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    UpstreamRequest { method: parts.method.clone(), uri: Uri::default(), headers, upload }
+    Box::new(UpstreamRequest { method: parts.method.clone(), uri: Uri::default(), headers, upload })
 }
 
 /// Returns the denial of a request whose right to be served ended before upstream answered.

@@ -41,6 +41,7 @@ pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
 pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::harmless_protocols;
+use failed_attempts::SharedAttempts;
 pub(crate) use failed_attempts::is_limited;
 pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
@@ -95,12 +96,28 @@ pub(crate) struct Decided {
 ///
 /// The checks that need the body or the limits come later.
 pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
-    let decided = decide_here(head, context);
-    let Facts { authentication, principal, .. } = &decided.facts;
-    let Some(shared) = authentication.as_ref().map(|authentication| authentication.shared) else {
-        return decided;
+    // The block ends before the wait, so that the decision is no part of this future.
+    let asking = {
+        let decided = decide_here(head, context);
+        let shared = decided.facts.authentication.as_ref().map(|authentication| authentication.shared);
+        match shared.filter(|shared| shared.are_asked()) {
+            Some(shared) => Box::pin(ask_all(decided, shared, head, context)),
+            None => return decided,
+        }
     };
-    match failed_attempts::ask_all(shared, principal.is_some(), head.client, context).await {
+    asking.await
+}
+
+/// Counts the failed attempts of a request in all replicas together, and decides again if the client's
+/// address has used up its attempts.
+async fn ask_all(
+    decided: Decided,
+    shared: SharedAttempts,
+    head: &Head<'_>,
+    context: Context<'_>,
+) -> Decided {
+    let is_valid = decided.facts.principal.is_some();
+    match failed_attempts::ask_all(shared, is_valid, head.client, context).await {
         Ok(()) => decided,
         Err(_used_up) => decide_here(head, context),
     }

@@ -12,9 +12,7 @@ mod own_key;
 pub(crate) mod seen_body;
 mod state;
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -24,8 +22,9 @@ use http::{HeaderValue, Method, Response};
 use crate::denial::{AnswerForm, Denial};
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
-use crate::forward::{self, PermittedRequest, RequestTokens, upgrade};
-use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Verdict};
+use crate::forward::upgrade::{self, Upgrade};
+use crate::forward::{self, PermittedRequest, RequestTokens};
+use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Permit, Verdict};
 use crate::guard::Target;
 use crate::guard::client::{self, Client};
 use crate::hooks::Hooks;
@@ -34,8 +33,9 @@ use crate::observe::trace::TraceContext;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
+use crate::tokens::TokenAccount;
 use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
-use crate::upstream::upload::{TrailerRule, Upload, UploadLimits};
+use crate::upstream::upload::{TrailerRule, Upload, UploadGuard, UploadLimits};
 use caller::Caller;
 pub(crate) use gateway::{Gateway, Peer};
 use inspection::Inspection;
@@ -56,12 +56,43 @@ pub(crate) fn serve<E: From<StreamRefused>>(
     let caller = Caller::of(&parts, &body);
     async move {
         let outcome = {
-            let handling = pin!(handle(&peer, &caller, &mut state, &mut parts, &body));
+            // hyper moves this future to where it keeps it for the connection. The steps are in memory that
+            // the last request of the thread has just used.
+            let handling = Box::pin(handle(&peer, &caller, &mut state, &mut parts, &body));
             AssertUnwindSafe(handling).catch_unwind().await
         };
         let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
         state.conclude(&peer, &caller, outcome, body)
     }
+}
+
+/// What every step knows of its request.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    peer: &'a Peer,
+    caller: &'a Caller,
+    client: &'a Client,
+    body: &'a RequestBody,
+    context: Context<'a>,
+}
+
+impl Known<'_> {
+    /// Whether the client sent the request without TLS.
+    fn is_plain(&self) -> bool {
+        !self.peer.is_tls && !self.client.via_trusted
+    }
+}
+
+/// A request that may be forwarded, after its limits were charged.
+struct AdmittedRequest {
+    permit: Permit,
+    target: Target,
+    limits: UploadLimits,
+    upgrade: Option<Upgrade>,
+    account: Option<Box<TokenAccount>>,
+    guard: Option<Box<dyn UploadGuard>>,
+    /// The filter of the answer, if that is a list of models of which the key may see some.
+    filter: Option<Box<ListFilter>>,
 }
 
 /// Runs the steps of a request, in order.
@@ -80,35 +111,17 @@ async fn handle(
 
     let now = clock.wall();
     let context = peer.gateway.context(&snapshot, now);
-    let is_plain = !peer.is_tls && !client.via_trusted;
-    if let Some(answer) = preflight(state, parts, body, is_plain) {
+    let known = Known { peer, caller, client: &client, body, context };
+    if let Some(answer) = preflight(state, parts, body, known.is_plain()) {
         return Ok(Handled::Preflight(answer));
     }
     if own_key::is_asked(parts, state) {
-        return own_key::answer(peer, state, parts, &client, is_plain, context).await;
+        // The future is boxed, because few requests are about their own key.
+        let answer = own_key::answer(peer, state, parts, &client, known.is_plain(), context);
+        return Box::pin(answer).await;
     }
-    let (mut verdict, target) = decide(peer, state, parts, &client, is_plain, context).await?;
-    let address = client.counted_at;
-    let mut inspection = match Inspection::is_needed(&verdict, &parts.method, body) {
-        true => Some(inspect(peer, &mut verdict, parts, target.path(), body, address, context).await?),
-        false => None,
-    };
-    let (grant, mut filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
-
-    // The body's declared length is checked before the limits, so that a refused request uses no
-    // quota.
-    let mut limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
-    let upgrade = permitted_upgrade(&grant, parts, body)?;
-    if let Some(bytes) = hooks.prelude_bytes() {
-        look_ahead(hooks, bytes, body, limits).await?;
-    }
-    let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body, context)?;
-    let Admitted { permit, limit_status, reservation, would_refuse } =
-        grant.admit(cost, address, context).await?;
-    let begun = inspection
-        .map(|seen| seen.begin(peer, permit.route(), reservation, parts, target.path(), body, &mut limits));
-    let (account, guard) = begun.unwrap_or_default();
-    state.note_admission(limit_status, account.as_deref(), would_refuse);
+    let AdmittedRequest { permit, target, limits, upgrade, account, guard, mut filter } =
+        admit(known, state, parts).await?;
     state.note_use(peer, &client, now);
     let taps = hooks.call(target.path());
     ListFilter::prepared(&mut filter, &permit, parts, context)?;
@@ -137,16 +150,47 @@ async fn handle(
     Box::pin(filter.apply(forwarded, list)).await.map(Handled::Forwarded)
 }
 
+/// Runs the steps up to the admission of a request: decides by its head, looks at what its body
+/// declares, and charges its limits.
+async fn admit(
+    known: Known<'_>,
+    state: &mut RequestState,
+    parts: &mut Parts,
+) -> Result<AdmittedRequest, Denial> {
+    let Known { peer, caller, client, body, context } = known;
+    let (mut verdict, target) = decide(known, state, parts).await?;
+    let mut inspection = match Inspection::is_needed(&verdict, &parts.method, body) {
+        true => Some(inspect(known, &mut verdict, parts, target.path()).await?),
+        false => None,
+    };
+    let (grant, filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
+
+    // The body's declared length is checked before the limits, so that a refused request uses no
+    // quota.
+    let mut limits = upload_limits(state, grant.route(), &parts.method, body, caller.form)?;
+    let upgrade = permitted_upgrade(&grant, parts, body)?;
+    let hooks = &peer.gateway.hooks;
+    if let Some(bytes) = hooks.prelude_bytes() {
+        look_ahead(hooks, bytes, body, limits).await?;
+    }
+    let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body, context)?;
+    let Admitted { permit, limit_status, reservation, would_refuse } =
+        grant.admit(cost, client.counted_at, context).await?;
+    let begun = inspection
+        .map(|seen| seen.begin(peer, permit.route(), reservation, parts, target.path(), body, &mut limits));
+    let (account, guard) = begun.unwrap_or_default();
+    state.note_admission(limit_status, account.as_deref(), would_refuse);
+    Ok(AdmittedRequest { permit, target, limits, upgrade, account, guard, filter })
+}
+
 /// Decides by the head of a request whether it may pass, and records the facts of the decision.
 async fn decide(
-    peer: &Peer,
+    known: Known<'_>,
     state: &mut RequestState,
     parts: &Parts,
-    client: &Client,
-    is_plain: bool,
-    context: Context<'_>,
 ) -> Result<(Verdict, Target), Denial> {
-    let head = Head { parts, client, is_plain, identity: Identity::Credential };
+    let Known { peer, client, context, .. } = known;
+    let head = Head { parts, client, is_plain: known.is_plain(), identity: Identity::Credential };
     let mut decided = gate::decide(&head, context).await;
     state.note_facts(peer, &mut decided.facts, &parts.headers);
     let verdict = decided.outcome?;
@@ -156,15 +200,13 @@ async fn decide(
 
 /// Looks at what a request says of its model and of its tokens.
 async fn inspect(
-    peer: &Peer,
+    known: Known<'_>,
     verdict: &mut Verdict,
     parts: &Parts,
     path: &str,
-    body: &RequestBody,
-    address: Option<IpAddr>,
-    context: Context<'_>,
 ) -> Result<Box<Inspection>, Denial> {
-    verdict.take_permits(address, context).await?;
+    let Known { peer, client, body, context, .. } = known;
+    verdict.take_permits(client.counted_at, context).await?;
     // The future is boxed: many requests name no model, and an unboxed future would enlarge the
     // future of every request.
     Box::pin(Inspection::of(peer, verdict, parts, path, body, context.snapshot)).await
@@ -270,7 +312,7 @@ fn permitted_upgrade(
     grant: &Grant,
     parts: &mut Parts,
     body: &RequestBody,
-) -> Result<Option<upgrade::Upgrade>, Denial> {
+) -> Result<Option<Upgrade>, Denial> {
     let upgrade = upgrade::asked(parts, grant.route(), !body.is_empty())?;
     if upgrade.is_some() {
         grant.check_tunnel()?;

@@ -33,7 +33,7 @@ struct Outgoing {
     /// dropped.
     record: Option<RequestRecord>,
     /// The unread rest of the request's body, if it is drained before the answer ends.
-    unread_request: Option<Drain>,
+    unread_request: Option<Box<Drain>>,
     /// On HTTP/2, the unsent rest of a frame that is sent in pieces.
     remainder: Bytes,
     /// An error that the next poll returns, after hyper has written the earlier frames.
@@ -99,7 +99,7 @@ impl ResponseBody {
         answer.record = Some(record);
         answer.protocol = protocol;
         let is_drained = unread == UnreadBody::Discard && !request.is_empty() && !answer.source.has_ended();
-        answer.unread_request = is_drained.then(|| Drain::new(request.clone()));
+        answer.unread_request = is_drained.then(|| Box::new(Drain::new(request.clone())));
         answer.exchange = Some((in_service, request));
         self
     }

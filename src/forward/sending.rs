@@ -61,12 +61,12 @@ impl Exchange<'_> {
     /// written. `connecting` is set to the time that was spent on making new connections.
     pub(super) async fn send(
         &self,
-        request: &mut Option<UpstreamRequest>,
+        request: &mut Option<Box<UpstreamRequest>>,
         pool: &Arc<WorkerPool>,
         connecting: &mut Option<Duration>,
         alarm: &mut Alarm,
     ) -> Result<(Answer, Lease), Denial> {
-        let is_repeatable = is_repeatable(request.as_ref());
+        let is_repeatable = is_repeatable(request.as_deref());
         let (mut tried, mut is_repeated) = (Tried::default(), false);
         // Upstream may have acted on the first copy of a request that was sent twice, so the client
         // is asked not to retry.
@@ -96,11 +96,11 @@ impl Exchange<'_> {
                 }
             };
             match unsent {
-                Some(unsent) if lease.is_reused => *request = Some(*unsent),
+                Some(unsent) if lease.is_reused => *request = Some(unsent),
                 Some(unsent) if self.upstream.allows_retry(tried.count) => {
                     tried.count += 1;
                     tried.endpoints.push(lease.endpoint().clone());
-                    *request = Some(*unsent);
+                    *request = Some(unsent);
                 }
                 Some(_) => return Err(refuse(self.failure_denial(failure, &lease), is_repeated)),
                 None => {
@@ -116,7 +116,7 @@ impl Exchange<'_> {
 
     /// Rebuilds a repeatable request from `headers`, which were written to the connection of
     /// `lease`.
-    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> UpstreamRequest {
+    fn rebuild(&self, method: Method, mut headers: HeaderMap, lease: &Lease) -> Box<UpstreamRequest> {
         let credential = self.upstream.requests.credential.as_ref();
         if let Some(value) = credential.and_then(|credential| headers.get_mut(&credential.header)) {
             // The header with upstream's credential was parsed from the written bytes, so it is no
@@ -126,13 +126,14 @@ impl Exchange<'_> {
         if lease.protocol().has_streams() {
             headers.insert(HOST, self.host());
         }
-        UpstreamRequest { method, uri: Uri::default(), headers: headers.into(), upload: Upload::empty() }
+        let (uri, upload) = (Uri::default(), Upload::empty());
+        Box::new(UpstreamRequest { method, uri, headers: headers.into(), upload })
     }
 
     /// Starts sending the request on a connection.
     fn start<'l>(
         &self,
-        request: &mut Option<UpstreamRequest>,
+        request: &mut Option<Box<UpstreamRequest>>,
         lease: &'l mut Lease,
         is_repeatable: bool,
     ) -> Result<impl Future<Output = Sent> + use<'l>, Denial> {

@@ -22,6 +22,13 @@ pub(super) struct SharedAttempts {
     pub(super) is_doubtful: bool,
 }
 
+impl SharedAttempts {
+    /// Whether anything is to be asked.
+    pub(super) fn are_asked(self) -> bool {
+        self.guesses > 0 || self.is_doubtful
+    }
+}
+
 /// Returns how long the client's address has to wait after too many guesses; `None` if it need not
 /// wait.
 pub(super) fn wait_of(client: &Client, snapshot: &Snapshot, limiter: &Limiter) -> Option<Duration> {
@@ -84,7 +91,7 @@ pub(super) async fn ask_all(
     context: Context<'_>,
 ) -> Result<(), Duration> {
     let SharedAttempts { guesses, is_doubtful } = shared;
-    if guesses == 0 && !is_doubtful {
+    if !shared.are_asked() {
         return Ok(());
     }
     let (Some(address), Some(quota)) = (client.counted_at, context.snapshot.failed_attempts) else {

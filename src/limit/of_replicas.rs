@@ -115,7 +115,19 @@ impl Limiter {
         state: &Arc<KeyState>,
         limit: u32,
     ) -> Result<Option<ConcurrencyPermit>, NotGranted> {
-        let Some(lender) = &self.lender else { return Ok(ConcurrencyPermit::acquire(state, limit)) };
+        match &self.lender {
+            None => Ok(ConcurrencyPermit::acquire(state, limit)),
+            // The future is boxed, because most limits are of this process alone.
+            Some(lender) => Box::pin(self.enter_lent(lender, state, limit)).await,
+        }
+    }
+
+    async fn enter_lent(
+        &self,
+        lender: &Arc<dyn Lender>,
+        state: &Arc<KeyState>,
+        limit: u32,
+    ) -> Result<Option<ConcurrencyPermit>, NotGranted> {
         let mut standing = lender.standing();
         let mut reply = SlotReply::Unavailable;
         if matches!(standing, Standing::Available) {
@@ -167,9 +179,20 @@ impl Limiter {
         group: Option<&Holder<'_>>,
         cost: Cost,
     ) -> Result<Charged, NotGranted> {
-        let Some(lender) = &self.lender else {
-            return self.charge(key, group, cost).map_err(NotGranted::Refused);
-        };
+        match &self.lender {
+            None => self.charge(key, group, cost).map_err(NotGranted::Refused),
+            // The future is boxed, because most limits are of this process alone.
+            Some(lender) => Box::pin(self.charge_lent(lender, key, group, cost)).await,
+        }
+    }
+
+    async fn charge_lent(
+        &self,
+        lender: &Arc<dyn Lender>,
+        key: &Holder<'_>,
+        group: Option<&Holder<'_>>,
+        cost: Cost,
+    ) -> Result<Charged, NotGranted> {
         // The buckets of a key and of its group may be in different nodes of a cluster. What the group
         // refuses is given back to the key.
         let of_key = match key.has_windows() {

@@ -13,6 +13,9 @@ use crate::upstream::failure::Failure;
 /// Greatest number of header fields of an answer.
 const MOST_FIELDS: usize = 100;
 
+/// Number of header fields that bearward adds to an answer in most cases.
+const OUR_FIELDS: usize = 6;
+
 /// The beginning of each answer.
 const VERSION: &[u8] = b"HTTP/1.";
 
@@ -124,7 +127,8 @@ fn parsed(read: &mut BytesMut, length: usize) -> Result<Parts, Malformed> {
     let mut parts = Response::new(()).into_parts().0;
     parts.status = StatusCode::from_u16(code).map_err(|_| Malformed("the status is out of range"))?;
     parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers.reserve(head.headers.len());
+    // The answer to the client gets further headers.
+    parts.headers.reserve(head.headers.len() + OUR_FIELDS);
     for field in &*head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Malformed("the name of a header is not valid"))?;

@@ -23,7 +23,7 @@ impl Http1 {
     /// upstream closes the connection without an answer.
     pub(in crate::upstream) async fn send(
         self: &Arc<Self>,
-        mut request: UpstreamRequest,
+        mut request: Box<UpstreamRequest>,
         is_repeatable: bool,
     ) -> Result<(Parts, Http1Body), Unanswered> {
         let written_before = self.socket.written();
@@ -138,12 +138,15 @@ async fn send_rest(connection: Arc<Http1>, mut outgoing: Outgoing) {
 fn unanswered(
     failure: Failure,
     refusal: Option<io::Error>,
-    request: UpstreamRequest,
+    mut request: Box<UpstreamRequest>,
     outgoing: Outgoing,
     nothing_written: bool,
 ) -> Unanswered {
     let upload = outgoing.into_untouched().filter(|_| nothing_written);
-    let unsent = upload.map(|upload| Box::new(UpstreamRequest { upload, ..request }));
+    let unsent = upload.map(|upload| {
+        request.upload = upload;
+        request
+    });
     // What kept the request from being sent says more than that there was no answer.
     let failure = refusal.filter(|_| failure.was_closed()).map_or(failure, Failure::from);
     Unanswered { failure, unsent }

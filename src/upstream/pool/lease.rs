@@ -81,7 +81,7 @@ impl Lease {
     /// without an answer.
     pub(crate) fn send(
         &mut self,
-        mut request: UpstreamRequest,
+        mut request: Box<UpstreamRequest>,
         limit: Duration,
         is_repeatable: bool,
     ) -> impl Future<Output = Sent> + use<'_> {
