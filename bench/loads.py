@@ -173,7 +173,7 @@ def paced(subject, origin, cores, seconds, rate, tls=False):
     used = subject.process.cpu_seconds() - cpu
     added = {f"added_{name}": outcome[name] - direct[name] for name in ("p50", "p99")}
     wrong = outcome["wrong"] or direct["wrong"]
-    return added | {"rate": rate, "wrong": wrong, "cpu": used / (rate * seconds) * 1e6}
+    return added | {"rate": rate, "p99": outcome["p99"], "wrong": wrong, "cpu": used / (rate * seconds) * 1e6}
 
 
 @contextlib.contextmanager

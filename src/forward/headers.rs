@@ -80,7 +80,8 @@ pub(crate) fn request_headers(
     let unwanted = unwanted(&received, is_dropped);
     let wants_trailers = unwanted.contains(&TE) && accepts_trailers(&received);
     // Browsers send keys as WebSocket protocols, so one of the protocols may be a key on any route.
-    let protocols = unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(&received)).flatten();
+    let protocols =
+        unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(&received)).flatten();
     join_cookies(&mut received);
 
     let mut set = Vec::with_capacity(OUR_REQUEST_HEADERS);

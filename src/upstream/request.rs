@@ -130,7 +130,8 @@ mod tests {
     }
 
     fn listed<'h>(headers: impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>) -> Vec<String> {
-        let text = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+        let text =
+            |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
         let mut listed: Vec<_> = headers.map(text).collect();
         listed.sort();
         listed
