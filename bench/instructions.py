@@ -97,6 +97,7 @@ def events_under(subject, seconds, command="read"):
 LOADS = {
     "small GET": requests_under,
     "POST of 1 KiB": functools.partial(requests_under, **loads.POST),
+    "connection a request": functools.partial(requests_under, connection='"close"'),
     "event": events_under,
     "chat of 1 KiB": functools.partial(requests_under, **loads.CHAT),
     "chat event": functools.partial(events_under, command="chat"),

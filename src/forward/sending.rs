@@ -222,9 +222,9 @@ impl Exchange<'_> {
         let is_head = request.method == Method::HEAD;
         // A server may leave the body of this request unread, and then parse the body as the next
         // request. The connection is therefore not used for another request.
-        let is_read = request.upload.is_end_stream()
+        let is_surely_read = request.upload.is_end_stream()
             || (usually_has_body(&request.method) && self.upstream.connections.reuse_after_body);
-        if is_head || !is_read {
+        if is_head || !is_surely_read {
             request.headers.set(CONNECTION, HeaderValue::from_static("close"));
             lease.forbid_reuse();
         }
