@@ -109,9 +109,11 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
     let (progress, has_body) = (upload.progress(), !upload.is_end_stream());
     let mut alarm = activity.lend_alarm();
     let mut request = Some(request_for(parts, target, &permit, origin, upgrade.as_ref(), upload));
-    // The block captures what it needs: an async fn would keep its argument as well.
+    let path = upstream_path(&permit, target);
+    // The block captures what it needs: an async fn would keep its argument as well. What is captured is
+    // dropped in the order in which it is named, so the tokens are settled before the permit is given back.
     async move {
-        let path = upstream_path(&permit, target)?;
+        let path = path?;
         times.ready = Some(Instant::now());
         tokens.sent();
         let sent = {

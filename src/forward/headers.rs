@@ -24,6 +24,7 @@ use crate::observe::X_REQUEST_ID;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::request::{Removed, UpstreamHeaders};
 use reserved::{Reserved, is_identity, reserved};
+use smallvec::SmallVec;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -82,6 +83,7 @@ pub(crate) fn request_headers(
     // Browsers send keys as WebSocket protocols, so one of the protocols may be a key on any route.
     let protocols =
         unwanted.contains(&SEC_WEBSOCKET_PROTOCOL).then(|| harmless_protocols(&received)).flatten();
+    remove_nominated(&mut received);
     join_cookies(&mut received);
 
     let mut set = Vec::with_capacity(OUR_REQUEST_HEADERS);
@@ -122,7 +124,9 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, keeps_length: bool) {
     let is_dropped = |name: &HeaderName| {
         is_hop_by_hop(name) || is_identity(name.as_str()) || (*name == CONTENT_LENGTH && !keeps_length)
     };
-    for name in unwanted(headers, is_dropped) {
+    let unwanted = unwanted(headers, is_dropped);
+    remove_nominated(headers);
+    for name in unwanted {
         headers.remove(name);
     }
 }
@@ -222,23 +226,25 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Collects the names of unwanted headers, and the names that `Connection` nominates.
+/// Collects the names of unwanted headers.
 fn unwanted(headers: &HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) -> Removed {
-    let mut unwanted: Removed = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
-    if unwanted.contains(&CONNECTION) {
-        let nominated = headers
-            .get_all(CONNECTION)
-            .iter()
-            // Nearly all clients send `Connection: keep-alive`. The value is skipped, because
-            // `Keep-Alive` is removed as a hop-by-hop header in any case.
-            .filter(|value| value.as_bytes() != b"keep-alive")
-            // The value of `Connection` is split as bytes, so that a token that is not text can't
-            // hide the other tokens.
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
-        unwanted.extend(nominated);
+    headers.keys().filter(|name| is_unwanted(name)).cloned().collect()
+}
+
+/// Removes the headers that `Connection` nominates (RFC 9110, section 7.6.1). A client may nominate
+/// thousands of names, so they are not collected.
+fn remove_nominated(headers: &mut HeaderMap) {
+    // Nearly all clients send `Connection: keep-alive`. The value is skipped, because `Keep-Alive` is
+    // removed as a hop-by-hop header in any case.
+    let values = headers.get_all(CONNECTION).iter().filter(|value| value.as_bytes() != b"keep-alive");
+    let values: SmallVec<[HeaderValue; 1]> = values.cloned().collect();
+    // The value of `Connection` is split as bytes, so that a token that is not text can't hide the other
+    // tokens.
+    for token in values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
+            headers.remove(name);
+        }
     }
-    unwanted
 }
 
 /// Whether the client accepts trailers (`TE: trailers`).
@@ -319,8 +325,7 @@ mod tests {
         headers.insert(CONNECTION, HeaderValue::from_bytes(b"close, X-Hop , bad name, \xe9").unwrap());
         headers.insert("x-hop", HeaderValue::from_static("1"));
         headers.insert("x-end", HeaderValue::from_static("1"));
-        let found = unwanted(&headers, is_hop_by_hop);
-        let headers = UpstreamHeaders::new(headers, found, Vec::new()).into_map();
+        prepare_response(&mut headers, false);
         assert_eq!(headers.len(), 1);
     }
 }

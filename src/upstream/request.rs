@@ -3,6 +3,8 @@
 //! `forward` makes it. HTTP/1.1 (`http1`) writes it as it is here; for HTTP/2 it becomes hyper's request.
 //! Invariant: no header that bearward sets is sent as the client sent it, too.
 
+use std::fmt;
+
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use smallvec::SmallVec;
@@ -20,13 +22,16 @@ pub(crate) struct UpstreamRequest {
 }
 
 /// Names of headers that are not sent.
-pub(crate) type Removed = SmallVec<[HeaderName; 8]>;
+pub(crate) type Removed = SmallVec<[HeaderName; MOST_REMOVED]>;
+
+/// Greatest number of names that are looked up in a list for each header.
+const MOST_REMOVED: usize = 8;
 
 /// The headers of a request: those of the client's request that pass, and those that bearward sets.
 ///
 /// The client's headers are left where they are until they are sent: to remove headers from a map and to
 /// insert others costs more than to write them all.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct UpstreamHeaders {
     received: HeaderMap,
     removed: Removed,
@@ -37,21 +42,27 @@ impl UpstreamHeaders {
     /// `received`: the client's headers; `removed`: the names of those that do not pass; `set`: the headers
     /// that bearward sets, each once.
     pub(crate) fn new(
-        received: HeaderMap,
+        mut received: HeaderMap,
         mut removed: Removed,
         set: Vec<(HeaderName, HeaderValue)>,
     ) -> Self {
         let is_set = |name: &HeaderName| set.iter().any(|(ours, _)| ours == name);
-        let replaced = received.keys().filter(|name| !removed.contains(name) && is_set(name));
-        let replaced: Removed = replaced.cloned().collect();
+        let replaced: Removed = received.keys().filter(|name| is_set(name)).cloned().collect();
         removed.extend(replaced);
+        // A client may have sent hundreds of names that do not pass.
+        if removed.len() > MOST_REMOVED {
+            for name in std::mem::take(&mut removed) {
+                received.remove(name);
+            }
+        }
         UpstreamHeaders { received, removed, set }
     }
 
     /// Returns the headers that are sent.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let passed = self.received.iter().filter(|(name, _)| !self.removed.contains(name));
-        passed.chain(self.set.iter().map(|(name, value)| (name, value)))
+        // The Host comes first (RFC 9112, section 3.2).
+        self.set.iter().map(|(name, value)| (name, value)).chain(passed)
     }
 
     /// Sets a header, and removes all others of its name.
@@ -76,6 +87,13 @@ impl UpstreamHeaders {
         }
         received.extend(set);
         received
+    }
+}
+
+impl fmt::Debug for UpstreamHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What does not pass includes the client's key.
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -150,6 +168,20 @@ mod tests {
         assert_eq!(listed(headers.into_map().iter()), all);
         let headers = received();
         assert_eq!(listed(headers.iter()), listed(received().into_map().iter()));
+    }
+
+    #[test]
+    fn a_long_list_of_names_is_not_kept() {
+        let names = (0..100).map(|number| HeaderName::try_from(format!("x-{number}")).unwrap());
+        let received: HeaderMap = names
+            .clone()
+            .map(|name| (name, HeaderValue::from_static("1")))
+            .chain([header("a", "1")])
+            .collect();
+        let headers = UpstreamHeaders::new(received, names.collect(), Vec::new());
+        assert!(headers.removed.is_empty());
+        assert_eq!(listed(headers.iter()), ["a: 1"]);
+        assert_eq!(format!("{headers:?}"), r#"{"a": "1"}"#);
     }
 
     #[test]
