@@ -48,7 +48,8 @@ struct BudgetUse {
     epoch: u64,
     /// What requests have used that have ended.
     used: u64,
-    /// What requests may use that have not ended.
+    /// What requests may use that have not ended. If all replicas share the budget: what requests have used,
+    /// and the server has not answered yet.
     reserved: u64,
     /// The share of the amount, in per cent, of which the audit log has told.
     told: u8,
@@ -282,8 +283,7 @@ impl BudgetUses {
     /// Settles a charge. A request that ends in another period than it began in is charged to the one
     /// in which it began, which is over.
     pub(super) fn settle(&mut self, charge: &BudgetCharge, used: Cost, now: Timestamp) {
-        let policy = (charge.budget.quota.unit, charge.budget.quota.every);
-        let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) else { return };
+        let Some(one) = self.of(&charge.budget) else { return };
         one.roll(now);
         if one.epoch == charge.epoch {
             one.reserved = one.reserved.saturating_sub(charge.reserved);
@@ -294,23 +294,37 @@ impl BudgetUses {
     /// Returns the current period of a budget that all replicas share, and what is known to be used of it.
     pub(super) fn known_of(&mut self, budget: &Arc<Budget>, now: Timestamp) -> Option<(Period, u64)> {
         let one = self.current(budget, now)?;
-        Some((one.period, one.used))
+        Some((one.period, one.used.saturating_add(one.reserved)))
     }
 
     /// Notes what the server has told of a budget that all replicas share.
     pub(super) fn told(&mut self, budget: &Arc<Budget>, period: Period, used: u64) {
-        let policy = (budget.quota.unit, budget.quota.every);
-        if let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) {
+        if let Some(one) = self.of(budget) {
             (one.period, one.used) = (period, used);
         }
     }
 
-    /// Adds what was used of a budget that the server has lost, so that it learns of it.
-    pub(super) fn add_known(&mut self, budget: &Arc<Budget>, used: u64) {
-        let policy = (budget.quota.unit, budget.quota.every);
-        if let Some(one) = self.uses.iter_mut().find(|one| one.budget.replaces(policy)) {
+    /// Notes what a request has used in the period that began at `from`, before the server is told.
+    pub(super) fn settling(&mut self, budget: &Arc<Budget>, from: i64, used: u64) {
+        if let Some(one) = self.of(budget).filter(|one| one.period.start.as_second() == from) {
+            one.reserved = one.reserved.saturating_add(used);
+        }
+    }
+
+    /// Notes that the server was told. `is_lost`: whether it knows nothing of the period, and is to learn of it.
+    pub(super) fn settled(&mut self, budget: &Arc<Budget>, from: i64, used: u64, is_lost: bool) {
+        let Some(one) = self.of(budget) else { return };
+        if one.period.start.as_second() == from {
+            one.reserved = one.reserved.saturating_sub(used);
+        }
+        if is_lost {
             one.used = one.used.saturating_add(used);
         }
+    }
+
+    fn of(&mut self, budget: &Budget) -> Option<&mut BudgetUse> {
+        let policy = (budget.quota.unit, budget.quota.every);
+        self.uses.iter_mut().find(|one| one.budget.replaces(policy))
     }
 
     /// Returns what is kept.

@@ -58,6 +58,13 @@ pub(crate) struct BudgetTold {
     pub(crate) taken: u64,
 }
 
+impl BudgetSettlement {
+    /// Returns the units that were used; zero if a request is taken back.
+    pub(crate) fn units(&self) -> u64 {
+        u64::try_from(self.used).unwrap_or(0)
+    }
+}
+
 impl BudgetTold {
     /// Whether the server knows of the period.
     pub(crate) fn is_known(&self) -> bool {

@@ -63,11 +63,22 @@ impl KeyState {
 }
 
 impl KeyState {
-    /// Notes what was used of budgets of which the server knows nothing any more.
-    pub(crate) fn note_lost(&self, settlements: &[BudgetSettlement], told: &[BudgetTold]) {
+    /// Notes what requests have used, before the server is told. A server that has lost its data learns of
+    /// it from the next request, too, if that comes before the answer to this settlement.
+    pub(crate) fn note_settling(&self, settlements: &[BudgetSettlement]) {
         let mut uses = self.uses();
-        for (settlement, _) in settlements.iter().zip(told).filter(|(_, told)| !told.is_known()) {
-            uses.budgets.add_known(&settlement.budget, u64::try_from(settlement.used).unwrap_or(0));
+        for settlement in settlements {
+            uses.budgets.settling(&settlement.budget, settlement.from, settlement.units());
+        }
+    }
+
+    /// Notes the server's answer to settlements. What was used of budgets of which it knows nothing any more
+    /// is kept here.
+    pub(crate) fn note_settled(&self, settlements: &[BudgetSettlement], told: &[BudgetTold]) {
+        let mut uses = self.uses();
+        for (settlement, told) in settlements.iter().zip(told) {
+            let BudgetSettlement { budget, from, .. } = settlement;
+            uses.budgets.settled(budget, *from, settlement.units(), !told.is_known());
         }
     }
 }
@@ -147,4 +158,30 @@ fn wants(holder: &Holder<'_>, cost: Cost, now: Timestamp) -> Vec<BudgetWant> {
         })
     };
     holder.budgets.iter().filter_map(want).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Every;
+
+    #[test]
+    fn a_server_without_data_is_told_what_it_has_not_answered_yet() {
+        let budget = Arc::new(Budget::kept("tokens-month".to_owned(), Unit::Tokens, Every::Month, 100));
+        let (state, now) = (KeyState::default(), "2026-12-01T12:00:00Z".parse().unwrap());
+        let known = || state.uses().budgets.known_of(&budget, now).unwrap();
+        let (Period { start, end }, _) = known();
+        let (from, to) = (start.as_second(), end.as_second());
+        let settlements = [BudgetSettlement { budget: budget.clone(), from, reserved: 7, used: 5 }];
+        state.note_settling(&settlements);
+        assert_eq!(known().1, 5, "the answer has not come yet");
+        let lost = BudgetTold { from, to: 0, used: 0, passed: 0, taken: 0 };
+        state.note_settled(&settlements, &[lost]);
+        assert_eq!(known().1, 5, "the server knew nothing");
+        state.note_settling(&settlements);
+        let told = BudgetTold { to, used: 10, ..lost };
+        state.note_settled(&settlements, &[told]);
+        state.note_told([&budget].into_iter(), &[told]);
+        assert_eq!(known().1, 10, "the server has counted it");
+    }
 }

@@ -139,6 +139,7 @@ impl Lender for Sharing {
     }
 
     fn settle_budgets(&self, state: &Arc<KeyState>, settlements: Vec<BudgetSettlement>) {
+        state.note_settling(&settlements);
         self.send(Job::SettleBudgets(state.clone(), settlements));
     }
 

@@ -299,7 +299,7 @@ impl Session {
                     session.later.unsettled.end(id);
                     let budgets = settlements.iter().map(|settlement| &settlement.budget);
                     if let Some(state) = state {
-                        state.note_lost(settlements, &answer.budgets);
+                        state.note_settled(settlements, &answer.budgets);
                         state.note_told(budgets.clone(), &answer.budgets);
                     }
                     session.tell_of_budgets(holder, budgets, &answer);
