@@ -4,9 +4,8 @@ import statistics
 
 
 UNITS = {"cpu": "µs CPU", "p99": "µs p99", "added_p50": "µs added", "added_p99": "µs added"}
-
-
-PEERS = ["nginx", "haproxy", "haproxy-batching", "envoy"]
+BATCHING = "haproxy-batching"
+PEERS = ["nginx", "haproxy", BATCHING, "envoy"]
 
 
 def rows(scenarios):

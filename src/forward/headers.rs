@@ -14,6 +14,8 @@ use http::header::{
     HeaderName, HeaderValue, MAX_FORWARDS, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER,
 };
 
+use smallvec::SmallVec;
+
 use crate::address;
 use crate::config::UpstreamCredential;
 use crate::folding::{folded, is_plain};
@@ -24,7 +26,6 @@ use crate::observe::X_REQUEST_ID;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::request::{Removed, UpstreamHeaders};
 use reserved::{Reserved, is_identity, reserved};
-use smallvec::SmallVec;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
