@@ -1,5 +1,5 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state simulate-leases soak fuzz fuzz-llhttp clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
@@ -168,6 +168,10 @@ bench-keys: ## Lookups of tokens: cost, ten million altered tokens, and timing d
 measure-tokens: e2e-setup ## Counts of tokens, 300 hang-ups, delays of events under a token limit, memory of 17,500 uploads
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_tokens.py
+
+measure-queue: e2e-setup ## Fairness of the queue with llama.cpp, shares, 100,000 random requests, 10,000 who wait
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_queue.py
 
 measure-keys: e2e-setup ## A million keys: start, memory, a revocation under load, CPU per request; uses apt
 	@command -v wrk nginx >/dev/null || (apt-get update && apt-get install -y wrk nginx-light)

@@ -15,7 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -142,6 +142,7 @@ impl App {
             learned: Arc::default(),
             prelude_memory: Arc::default(),
             endpoints: prepared.endpoints,
+            queues: prepared.queues,
             is_draining: AtomicBool::new(false),
             clock,
             usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.kept.ledger),
@@ -257,7 +258,7 @@ impl App {
         }
         tracing::info!("stopping: no new connections; finishing what is in flight");
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        gateway.is_draining.store(true, Ordering::Relaxed);
+        gateway.begin_draining();
         let _nobody_listens = shutdown.send(true);
         // The reload thread may be reading a large file. The shutdown does not wait for that.
         tokio::spawn(async move { reload.stop().await });

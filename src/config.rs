@@ -38,6 +38,7 @@ mod method;
 mod model;
 pub(crate) mod network;
 pub(crate) mod presets;
+mod queue;
 mod quota;
 mod route;
 mod routes;
@@ -60,7 +61,7 @@ pub(crate) use budget::{BudgetQuota, Every, Period, Zone, budget_quotas, parse_b
 pub(crate) use cors::{Cors, CorsOrigins};
 pub(crate) use credential::UpstreamCredential;
 pub use document::Config;
-pub(crate) use endpoint::EndpointAddress;
+pub(crate) use endpoint::{ConfiguredEndpoint, EndpointAddress};
 pub use fault::{Fault, Faults, Position};
 pub(crate) use files::ReadFile;
 pub(crate) use group::{Group, is_group_name};
@@ -72,6 +73,7 @@ pub(crate) use log::{Log, LogFormat, LogTarget};
 pub(crate) use model::{
     ModelIn, OnExcess, OutputCap, RouteModel, Usage, UsesTokens, model_patterns, output_cap, parse_output_cap,
 };
+pub(crate) use queue::{Priority, Queue, TellsPriority};
 pub(crate) use quota::{AttemptQuota, Quota, Unit, has_repeated_window, parse_count, quotas};
 pub(crate) use route::{Access, Route};
 pub(crate) use shared::{Shared, WhenUnavailable};

@@ -16,6 +16,7 @@ mod tokens;
 pub(crate) mod tunnel;
 pub(crate) mod unread;
 pub(crate) mod upgrade;
+mod waiting;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -31,7 +32,7 @@ use http_body::Body as _;
 
 use crate::activity::ConnectionActivity;
 use crate::denial::Denial;
-use crate::gate::{Ended, Permit, Revocation};
+use crate::gate::{Permit, Revocation};
 use crate::guard::Target;
 use crate::observe::Times;
 use crate::protocol::Protocol;
@@ -39,8 +40,9 @@ use crate::tap::TapSlot;
 use crate::upstream::exchange::Answer;
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
 use crate::upstream::request::UpstreamRequest;
+use crate::upstream::turn::Turn;
 use crate::upstream::upgrade::PendingUpgrade;
-use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
+use crate::upstream::upload::{Upload, UploadLimits};
 use body::ResponseBody;
 use download::Download;
 use headers::Origin;
@@ -48,6 +50,7 @@ use sending::{Exchange, usually_has_body};
 pub(crate) use tokens::RequestTokens;
 use tunnel::Tunnel;
 use upgrade::Upgrade;
+use waiting::{note_wait, revoked, wait_for_turn};
 
 /// Upstream's response to a forwarded request.
 #[derive(Debug)]
@@ -80,14 +83,16 @@ pub(crate) struct PermittedRequest<'a> {
     /// Observer of the answer's body.
     pub(crate) tap: TapSlot,
     pub(crate) tokens: RequestTokens,
+    /// The turn of the request at its upstream; `None` if that has no queue.
+    pub(crate) turn: Option<Box<Turn>>,
 }
 
 /// Sends the request and awaits the head of the answer.
 ///
 /// # Errors
 ///
-/// 401 if the key expires or is revoked while the request is forwarded; 408, 413 or 400 because of
-/// the request's body; 502, 503 or 504 because of upstream.
+/// 401 if the key expires or is revoked while the request waits or is forwarded; 408, 413 or 400 because of
+/// the request's body; 502, 503 or 504 because of upstream; 503 if the request waits too long for its turn.
 pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = Result<Forwarded, Denial>> {
     let PermittedRequest {
         permit,
@@ -103,6 +108,7 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
         times,
         tap,
         mut tokens,
+        mut turn,
     } = permitted;
     let (mut revocation, second_waiter) = revocations.unzip();
     let is_head = parts.method == Method::HEAD;
@@ -111,22 +117,24 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
     let mut request = Some(request_for(parts, target, &permit, origin, upgrade.as_ref(), upload));
     let path = upstream_path(&permit, target);
     // The block captures what it needs: an async fn would keep its argument as well. What is captured is
-    // dropped in the order in which it is named, so the tokens are settled before the permit is given back.
+    // dropped in the order in which it is named, so the tokens are settled before the slot and the permit are
+    // given back.
     async move {
+        let tokens = &mut tokens;
         let path = path?;
+        if let Some(turn) = turn.as_deref_mut().filter(|turn| turn.must_wait()) {
+            // The future is boxed, because few requests wait.
+            let served = Box::pin(wait_for_turn(turn, &permit, revocation.as_mut(), &progress)).await;
+            note_wait(times, Some(turn));
+            served?;
+        }
         times.ready = Some(Instant::now());
         tokens.sent();
         let sent = {
-            let exchange = Exchange {
-                upstream: &permit.route().upstream,
-                timeouts: permit.route().timeouts,
-                needs: ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false },
-                target,
-                path: &path,
-                progress: &progress,
-                limits,
-            };
-            let mut sending = pin!(exchange.send(&mut request, pool, &mut times.connecting, &mut alarm));
+            let needs = ConnectionNeeds { http1_only: upgrade.is_some(), has_body, new_only: false };
+            let exchange = Exchange::new(&permit, (target, &path), (&progress, limits), needs);
+            let mut sending =
+                pin!(exchange.send(&mut request, &mut turn, pool, &mut times.connecting, &mut alarm));
             // The request is aborted as soon as its key, or the time of a request without a key,
             // ends.
             poll_fn(|cx| match revocation.as_mut().map(|revocation| revocation.poll(cx)) {
@@ -136,24 +144,35 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
             .await
         };
         times.back = Some(Instant::now());
+        note_wait(times, turn.as_deref().or_else(|| sent.as_ref().ok()?.1.turn.as_deref()));
         let (Answer { mut head, body }, mut lease) = sent.inspect_err(|_| tokens.failed())?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return tunnelled(head, lease, permit, upgrade, revocation);
         }
-        answer::check(&head, &permit.route().upstream).inspect_err(|_| tokens.failed())?;
-        // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
-        // which can't carry a request body of unknown length.
-        if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(&head) {
-            lease.forbid_reuse();
-        }
+        check_answer(&head, &mut lease, &permit).inspect_err(|_| tokens.failed())?;
         progress.answer_started();
-        let tokens = tokens.answered(&mut head);
+        let tokens = std::mem::take(tokens).answered(&mut head);
         prepare_head(&mut head, is_head);
         let (activity, revocations) = (activity.clone(), revocation.zip(second_waiter));
         let taps = (tap, tokens);
         let download = Download::new(body, taps, lease, permit, progress, activity, alarm, revocations);
         Ok(Forwarded::Answer(Response::from_parts(head, ResponseBody::upstream(download))))
     }
+}
+
+/// Checks the head of an answer, and whether its connection may serve another request.
+///
+/// # Errors
+///
+/// 502 if the answer is not safe to forward.
+fn check_answer(head: &http::response::Parts, lease: &mut Lease, permit: &Permit) -> Result<(), Denial> {
+    answer::check(head, &permit.route().upstream)?;
+    // After an HTTP/1.0 answer, hyper would send later requests on the connection as HTTP/1.0,
+    // which can't carry a request body of unknown length.
+    if Protocol::from(head.version) == Protocol::Http10 || answer::may_be_followed_by_a_body(head) {
+        lease.forbid_reuse();
+    }
+    Ok(())
 }
 
 /// Makes the head of an answer to the client from the head of upstream's answer.
@@ -187,23 +206,6 @@ fn request_for(
     Box::new(UpstreamRequest { method: parts.method.clone(), uri: Uri::default(), headers, upload })
 }
 
-/// Returns the denial of a request whose right to be served ended before upstream answered.
-fn revoked(permit: &Permit, ended: Ended, progress: &UploadProgress) -> Denial {
-    match ended {
-        Ended::Expired(end) => Denial::expired_key(end).caused_by("expired while upstream was working"),
-        Ended::Revoked => {
-            let key_id = permit.principal().map(|principal| principal.key().key.id());
-            debug_assert!(key_id.is_some(), "only a key is revoked");
-            Denial::invalid_key(key_id.unwrap_or_default()).caused_by("revoked while upstream was working")
-        }
-        Ended::OutOfTime(total) if progress.is_blocked_on_client() => Denial::body_stalled(total),
-        Ended::OutOfTime(_) => {
-            let denial = Denial::upstream_timeout(&permit.route().upstream.name);
-            denial.not_to_be_retried().caused_by("a request without a key has used up its time")
-        }
-    }
-}
-
 /// Makes the tunnel that follows a 101 answer, if the 101 is for the upgrade that the client
 /// requested.
 fn tunnelled(
@@ -230,8 +232,8 @@ fn tunnelled(
     head.version = Protocol::Http11.version();
     head.extensions.clear();
     let idle = permit.route().timeouts.idle;
-    let tunnel =
-        Tunnel { client: upgrade.client, upstream, idle, revocation, permit, in_flight: lease.into_tunnel() };
+    let (in_flight, turn) = lease.into_tunnel();
+    let tunnel = Tunnel { client: upgrade.client, upstream, idle, revocation, permit, in_flight, turn };
     Ok(Forwarded::Tunnel(Response::from_parts(head, ()), Box::new(tunnel)))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::{self, OutputCap};
+use crate::config::{self, OutputCap, Priority};
 use crate::limit::{Budget, Holder, KeyState, Limiter, Window};
 use crate::model::ModelPatterns;
 
@@ -19,6 +19,8 @@ pub(crate) struct Group {
     /// The models that keys of the group may use; `None` if they may use all.
     pub(crate) models: Option<ModelPatterns>,
     pub(crate) output_cap: Option<OutputCap>,
+    pub(crate) priority: Option<Priority>,
+    pub(crate) weight: Option<u32>,
 }
 
 impl Group {
@@ -32,6 +34,8 @@ impl Group {
             max_concurrent: config.max_concurrent,
             models: config.models.clone(),
             output_cap: config.request,
+            priority: config.priority,
+            weight: config.weight,
         }
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::config::Priority;
 use crate::keys::Permission;
 use crate::keys::field::{Field, Form, Presence, SetBy, Shown};
 use crate::keys::fields::FIELDS;
@@ -43,6 +44,7 @@ fn wanted(field: &Field) -> Value {
             json!({"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}})
         }
         Form::OutputCap => json!({"$ref": "#/components/schemas/OutputCap"}),
+        Form::Priority => json!({"enum": Priority::ALL.map(Priority::name)}),
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         Form::KeyId | Form::Hash | Form::Secrets => panic!("{}: no caller may set it", field.name),
     };
@@ -67,6 +69,9 @@ fn shown(field: &Field) -> Value {
         Form::OutputCap => json!({"type": or_null("object"), "properties": {
             "max_output_tokens": {"type": "integer", "minimum": 1}, "on_excess": {"enum": ["refuse", "lower"]},
         }}),
+        Form::Priority => {
+            json!({"enum": Priority::ALL.map(|class| Some(class.name())).iter().chain([&None]).collect::<Vec<_>>()})
+        }
         Form::Pairs => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         Form::Hash | Form::Secrets | Form::RateLimits | Form::Budgets => {
             panic!("{}: it is not shown as it is", field.name)
@@ -179,6 +184,7 @@ fn form(form: Form) -> &'static str {
         Form::Words => "a list of names",
         Form::Models => "a list of patterns",
         Form::OutputCap => "`{max_output_tokens, on_excess}`",
+        Form::Priority => "`interactive`, `standard` or `batch`",
         Form::Pairs => "a map of names to text",
     }
 }

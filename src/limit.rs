@@ -70,7 +70,7 @@ pub(crate) use status::LimitStatus;
 pub(crate) use unsettled::{BudgetReport, Unsettled, UnsettledChanges};
 
 use crate::clock::Clock;
-use crate::config::{AttemptQuota, BudgetQuota, Quota, Unit};
+use crate::config::{AttemptQuota, BudgetQuota, Quota};
 
 /// The limit state of all keys and addresses, and the windows in use.
 #[derive(Debug)]
@@ -98,7 +98,8 @@ pub(crate) struct Limiter {
 #[derive(Debug, Default)]
 pub(crate) struct Charged {
     pub(crate) status: LimitStatus,
-    /// The charges of tokens, to be settled when the request has ended.
+    /// The charges that are settled when the request has ended: those of tokens, and all if the charge may
+    /// be taken back.
     pub(crate) debits: SmallVec<[Debit; 2]>,
     /// The refusal of a window that is not enforced.
     pub(crate) would_refuse: Option<Refused>,
@@ -305,12 +306,12 @@ impl Limiter {
                 Some((group, uses)) if index >= mine => (group.state, &mut **uses),
                 _ => (key.state, &mut *of_key),
             };
-            match window.unit() {
-                Unit::Requests => uses.windows.store(window, arrival, now),
-                Unit::Tokens | Unit::InputTokens | Unit::OutputTokens => {
+            match window.counts_tokens() || cost.may_be_taken_back {
+                true => {
                     let charge = uses.windows.open(window, cost.of(window.unit()), arrival, now);
                     debits.push(Debit { state: state.clone(), charge: Charge::Window(charge) });
                 }
+                false => uses.windows.store(window, arrival, now),
             }
         }
         let mut status = LimitStatus::of(&of_key.windows, key.windows(), now);
@@ -353,7 +354,14 @@ impl Limiter {
                     true
                 }
                 (Charge::SharedBudget { budget, from, reserved }, Some(lender)) => {
-                    let used = i64::from(used.of(budget.unit()));
+                    let mut used = i64::from(used.of(budget.unit()));
+                    if budget.counts_requests() {
+                        // The server has counted the request at once.
+                        used -= i64::from(charged.requests);
+                        if used == 0 {
+                            continue;
+                        }
+                    }
                     let (budget, from, reserved) = (budget.clone(), *from, *reserved);
                     let settlement = BudgetSettlement { budget, from, reserved, used };
                     lender.settle_budgets(state, vec![settlement]);

@@ -36,6 +36,7 @@ use jiff::Timestamp;
 
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
+use crate::config::Priority;
 use crate::denial::{Code, Denial};
 use crate::protocol::Protocol;
 use crate::token_report::TokenReport;
@@ -152,6 +153,8 @@ pub(crate) struct Times {
     pub(crate) back: Option<Instant>,
     /// How long the request waited for a new connection to upstream, if it needed one.
     pub(crate) connecting: Option<Duration>,
+    /// The class of the request, and how long it waited for its turn; `None` if its upstream has no queue.
+    pub(crate) queued: Option<(Priority, Duration)>,
 }
 
 impl Times {
@@ -162,11 +165,13 @@ impl Times {
         Some(waited.saturating_sub(self.connecting.unwrap_or_default()))
     }
 
-    /// Returns the time from `ready` to `back`, which was not spent in this process.
+    /// Returns the time that was not spent in this process: the wait for the request's turn, and the time
+    /// from `ready` to `back`.
     fn away(&self) -> Duration {
+        let queued = self.queued.map_or(Duration::ZERO, |(_, waited)| waited);
         match (self.ready, self.back) {
-            (Some(ready), Some(back)) => back.saturating_duration_since(ready),
-            _ => Duration::ZERO,
+            (Some(ready), Some(back)) => back.saturating_duration_since(ready) + queued,
+            _ => queued,
         }
     }
 }
@@ -304,6 +309,7 @@ impl RequestRecord {
     pub(crate) fn decided(&mut self, times: Times) {
         let open = &mut *self.0;
         open.timing.upstream = times;
+        open.line.queued = times.queued.map(|(_, waited)| waited).filter(|waited| !waited.is_zero());
         open.timing.decided = Some(open.timing.started.elapsed());
         open.observer.answering();
     }
@@ -435,6 +441,8 @@ impl Drop for OpenRecord {
             response: self.timing.upstream.response(),
             tokens: line.tokens.map(|tokens| (self.observer.models.of(line.model.as_deref()), tokens)),
             would_refuse: line.would_refuse,
+            queued: self.timing.upstream.queued,
+            is_queue_timeout: line.code == Some(Code::QueueTimeout.name()),
         };
         self.observer.finished(&finished, self.timing.decided.is_some());
         if let (Some(tracer), Some(context)) = (&self.observer.logs.traces, self.context) {

@@ -11,6 +11,7 @@ mod list;
 mod own_key;
 pub(crate) mod seen_body;
 mod state;
+pub(crate) mod turn;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,8 +34,9 @@ use crate::observe::trace::TraceContext;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
-use crate::tokens::TokenAccount;
+use crate::tokens::Charges;
 use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
+use crate::upstream::turn::Turn;
 use crate::upstream::upload::{TrailerRule, Upload, UploadGuard, UploadLimits};
 use caller::Caller;
 pub(crate) use gateway::{Gateway, Peer};
@@ -89,7 +91,9 @@ struct AdmittedRequest {
     target: Target,
     limits: UploadLimits,
     upgrade: Option<Upgrade>,
-    account: Option<Box<TokenAccount>>,
+    tokens: RequestTokens,
+    /// The turn of the request at its upstream; `None` if that has no queue.
+    turn: Option<Box<Turn>>,
     guard: Option<Box<dyn UploadGuard>>,
     /// The filter of the answer, if that is a list of models of which the key may see some.
     filter: Option<Box<ListFilter>>,
@@ -120,7 +124,7 @@ async fn handle(
         let answer = own_key::answer(peer, state, parts, &client, known.is_plain(), context);
         return Box::pin(answer).await;
     }
-    let AdmittedRequest { permit, target, limits, upgrade, account, guard, mut filter } =
+    let AdmittedRequest { permit, target, limits, upgrade, tokens, turn, guard, mut filter } =
         admit(known, state, parts).await?;
     state.note_use(peer, &client, now);
     let taps = hooks.call(target.path());
@@ -141,7 +145,8 @@ async fn handle(
         pool: &peer.pool,
         times: &mut state.times,
         tap: taps.response,
-        tokens: RequestTokens(account),
+        tokens,
+        turn,
     })
     .await;
     let Some(filter) = filter else { return forwarded.map(Handled::Forwarded) };
@@ -173,14 +178,26 @@ async fn admit(
     if let Some(bytes) = hooks.prelude_bytes() {
         look_ahead(hooks, bytes, body, limits).await?;
     }
+    let class = turn::class_of(&grant, &parts.headers)?;
     let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body, context)?;
-    let Admitted { permit, limit_status, reservation, would_refuse } =
-        grant.admit(cost, client.counted_at, context).await?;
+    Inspection::tell_priority(&mut inspection, grant.route(), &parts.method, body, class)?;
+    // A slot that is free is taken before the limits are judged, so that nothing has to be taken back.
+    let mut turn = turn::begin(&grant, class);
+    let must_wait = turn.as_ref().is_some_and(|turn| turn.must_wait());
+    let Admitted { permit, limit_status, mut reservation, would_refuse } =
+        grant.admit(cost.to_be_taken_back(must_wait), client.counted_at, context).await?;
+    let has_account = inspection.as_ref().is_some_and(|seen| seen.counts_tokens());
+    let taken_back = reservation.take_if(|_| must_wait && !has_account);
+    let charges = taken_back.map(|of_request| Box::new(Charges::new(&peer.gateway.limiter, of_request)));
     let begun = inspection
         .map(|seen| seen.begin(peer, permit.route(), reservation, parts, target.path(), body, &mut limits));
     let (account, guard) = begun.unwrap_or_default();
+    if let (Some(turn), Some(account)) = (&mut turn, &account) {
+        turn.counts(account.report());
+    }
     state.note_admission(limit_status, account.as_deref(), would_refuse);
-    Ok(AdmittedRequest { permit, target, limits, upgrade, account, guard, filter })
+    let tokens = RequestTokens { account, charges };
+    Ok(AdmittedRequest { permit, target, limits, upgrade, tokens, turn, guard, filter })
 }
 
 /// Decides by the head of a request whether it may pass, and records the facts of the decision.
@@ -349,8 +366,9 @@ fn broken_prelude(failure: UploadFailure, limits: UploadLimits) -> Denial {
     match failure {
         UploadFailure::TooLarge => Denial::body_too_large(limits.bytes),
         UploadFailure::Stalled => Denial::body_stalled(limits.idle),
-        UploadFailure::Broken | UploadFailure::UnclearModel | UploadFailure::TooMuchOutput => {
-            Denial::bad_request("The request body is malformed")
-        }
+        UploadFailure::Broken
+        | UploadFailure::UnclearModel
+        | UploadFailure::TooMuchOutput
+        | UploadFailure::LatePriority => Denial::bad_request("The request body is malformed"),
     }
 }

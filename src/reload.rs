@@ -432,12 +432,12 @@ impl Reloader {
 
     fn apply_config(&mut self, ready: ReadyConfig) {
         let ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared } = ready;
-        let Gateway { snapshot, endpoints, sharing, .. } = &*self.current.gateway;
+        let Gateway { snapshot, endpoints, queues, sharing, .. } = &*self.current.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
         self.current.gateway.reloads.needs_restart(&self.needs_restart);
         let compiled = Arc::new(compiled);
         snapshot.store(compiled.clone());
-        endpoints.adopt(compiled.endpoint_sets());
+        compiled.put_into_service(endpoints, queues);
         if let (Some(sharing), Some(shared)) = (sharing, shared) {
             sharing.configure(shared);
         }

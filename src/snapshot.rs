@@ -17,7 +17,7 @@ use crate::key_store::provisions::Provided;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
 use crate::route::RouteTable;
-use crate::upstream::endpoints::EndpointSet;
+use crate::upstream::queue::Queues;
 use crate::upstream::{Endpoints, Upstream};
 
 /// A configuration, compiled.
@@ -62,7 +62,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Compiles a configuration. Endpoints and windows that did not change are shared with the
+    /// Compiles a configuration. Endpoints, queues and windows that did not change are shared with the
     /// previous snapshot.
     ///
     /// # Errors
@@ -73,11 +73,12 @@ impl Snapshot {
         ids: Arc<IdSecret>,
         limiter: &Limiter,
         endpoints: &Endpoints,
+        queues: &Queues,
     ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            match Upstream::new(upstream, endpoints) {
+            match Upstream::new(upstream, endpoints, queues) {
                 Ok(upstream) => upstreams.push(Arc::new(upstream)),
                 Err(of_files) => faults.extend(of_files.0),
             }
@@ -112,9 +113,14 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Returns the endpoint sets of all upstreams, each with its upstream's name.
-    pub(crate) fn endpoint_sets(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
-        self.upstreams.iter().flat_map(|upstream| upstream.in_use())
+    /// Puts the endpoints and the queues of all upstreams into service, in place of those of the previous
+    /// snapshot.
+    pub(crate) fn put_into_service(&self, endpoints: &Endpoints, queues: &Queues) {
+        endpoints.adopt(self.upstreams.iter().flat_map(|upstream| upstream.in_use()));
+        queues.adopt(self.upstreams.iter().filter_map(|upstream| {
+            let queue = upstream.queue.as_ref()?;
+            Some((&*upstream.name, &queue.shared, &queue.settings))
+        }));
     }
 }
 

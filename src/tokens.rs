@@ -14,7 +14,7 @@ mod event_text;
 mod events;
 mod learned;
 
-pub(crate) use account::{Reservation, TokenAccount, TokenTap};
+pub(crate) use account::{Charges, Reservation, TokenAccount, TokenTap};
 pub(crate) use ask::Asking;
 pub(crate) use encodings::accept_readable_encodings;
 pub(crate) use estimate::{Estimate, InputSize};

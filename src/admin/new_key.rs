@@ -81,7 +81,9 @@ impl NewKey {
     /// files checks later whether the value is valid.
     fn read<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<Value, A::Error> {
         Ok(match field.form {
-            Form::Name | Form::Label | Form::Group | Form::Instant => map.next_value::<String>()?.into(),
+            Form::Name | Form::Label | Form::Group | Form::Instant | Form::Priority => {
+                map.next_value::<String>()?.into()
+            }
             Form::Flag => map.next_value::<bool>()?.into(),
             Form::Count => map.next_value::<Whole>()?.0.into(),
             Form::Permissions | Form::Networks | Form::Words | Form::Models => {

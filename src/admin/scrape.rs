@@ -5,7 +5,7 @@ use super::state::Admin;
 use crate::key_cache::Outlook;
 use crate::limit::ShownBudget;
 use crate::observe::metrics::{
-    BudgetSample, Certificate, EndpointSample, Keys, Scrape, SharedFigures, StateFigures,
+    BudgetSample, Certificate, EndpointSample, Keys, QueueSample, Scrape, SharedFigures, StateFigures,
 };
 use crate::proxy::Gateway;
 use crate::shared::LinkReport;
@@ -47,6 +47,17 @@ pub(super) fn endpoints(gateway: &Gateway) -> Vec<EndpointSample> {
         }
     }
     all
+}
+
+/// Returns the queues of all upstreams that have one.
+pub(super) fn queues(gateway: &Gateway) -> Vec<QueueSample> {
+    let snapshot = gateway.snapshot.load();
+    let with_queue = snapshot.upstreams.iter().filter_map(|upstream| {
+        let queue = upstream.queue.as_ref()?;
+        let (taken, slots) = queue.slots(&upstream.sets);
+        Some(QueueSample { upstream: upstream.name.clone(), slots, taken, waiting: queue.shared.waiting() })
+    });
+    with_queue.collect()
 }
 
 /// Returns all certificates in service whose expiry is known.
@@ -102,6 +113,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         reloads: gateway.reloads.state(),
         keys: Keys { keys, secrets: gateway.keys.len(), due_for_rotation, next_ends, server },
         endpoints: endpoints(gateway),
+        queues: queues(gateway),
         certificates: certificates(admin),
         lost_lines: gateway.observers.logs().lost().collect(),
         left_out_lines: gateway.observers.logs().left_out(),

@@ -15,6 +15,7 @@ use crate::key_store::edit::unwritable_reason;
 use crate::key_store::redis::Health as StoreHealth;
 use crate::limit::ShownBudget;
 use crate::observe::history::STEP;
+use crate::observe::metrics::{Certificate, QueueSample};
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::shown;
@@ -103,11 +104,8 @@ pub(super) fn status(admin: &Admin) -> Value {
             "next_ends": next_ends,
         },
         "endpoints": endpoints(gateway),
-        "certificates": scrape::certificates(admin).into_iter().map(|certificate| json!({
-            "listener": certificate.listener,
-            "file": certificate.file,
-            "expires_at": certificate.not_after.to_string(),
-        })).collect::<Vec<_>>(),
+        "queues": scrape::queues(gateway).into_iter().map(queue).collect::<Vec<_>>(),
+        "certificates": scrape::certificates(admin).into_iter().map(certificate).collect::<Vec<_>>(),
         "log_lines_dropped": lost,
         "log_lines_left_out": left_out,
         "trend": trend(admin),
@@ -187,6 +185,20 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
         })
     });
     all.collect()
+}
+
+/// Returns a certificate as JSON.
+fn certificate(certificate: Certificate) -> Value {
+    let Certificate { listener, file, not_after } = certificate;
+    json!({"listener": listener, "file": file, "expires_at": not_after.to_string()})
+}
+
+/// Returns a queue as JSON.
+fn queue(queue: QueueSample) -> Value {
+    let QueueSample { upstream, slots, taken, waiting } = queue;
+    let waiting: Map<String, Value> =
+        waiting.into_iter().map(|(class, count)| (class.name().to_owned(), json!(count))).collect();
+    json!({"upstream": &*upstream, "slots": slots, "slots_taken": taken, "waiting": waiting})
 }
 
 /// Returns samples of the request figures in the last five minutes, oldest first.

@@ -93,12 +93,14 @@ impl Checked {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
                 if self.successes >= self.settings.successes && health.record_check(None) {
                     tracing::info!(upstream = name, %endpoint, "an endpoint is healthy again");
+                    upstream.note_change();
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
                 if self.failures >= self.settings.failures && health.record_check(Some(why.to_string())) {
                     tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint fails its health checks, and gets no requests");
+                    upstream.note_change();
                 }
             }
         }

@@ -131,7 +131,7 @@ mod tests {
         record.owned(&gateway.usage.of(&format!("key_{name}")));
         record.route(&name.into(), &name.into());
         let now = Instant::now();
-        let times = crate::observe::Times { ready: Some(now), back: Some(now), connecting: None };
+        let times = crate::observe::Times { ready: Some(now), back: Some(now), ..Default::default() };
         record.status(StatusCode::OK);
         record.decided(times);
         record.completed();

@@ -117,6 +117,8 @@ fn take(upstream: &Upstream, set: &EndpointSet, found: io::Result<Vec<IpAddr>>) 
     let Some(named) = set.named() else { return };
     let before = named.look_up();
     let has_changed = set.apply_look_up(found);
+    // A first lookup that failed ends the wait of requests, too.
+    upstream.note_change();
     let (upstream, name) = (&*upstream.name, named.host());
     match named.look_up() {
         LookUp::Failed(error) if !matches!(before, LookUp::Failed(_)) => match named.has_addresses() {

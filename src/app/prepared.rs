@@ -23,6 +23,7 @@ use crate::shared::{self, Asker, Ours, Settings, Sharing};
 use crate::snapshot::Snapshot;
 use crate::state::{Fleet, Keeper, Keeping, State};
 use crate::upstream::Endpoints;
+use crate::upstream::queue::Queues;
 
 /// All state that the start, and also `bearward check`, makes from a configuration before a socket
 /// is bound.
@@ -35,6 +36,7 @@ pub(crate) struct Prepared {
     pub(super) asker: Option<Asker>,
     pub(super) kept: KeptState,
     pub(super) endpoints: Endpoints,
+    pub(super) queues: Queues,
     pub(super) tls: Vec<Option<Arc<ListenerTls>>>,
     /// Warnings about settings that are allowed, but most likely a mistake.
     pub(crate) warnings: Vec<String>,
@@ -79,9 +81,10 @@ impl Prepared {
         let (Limits { limiter, sharing, asker, kept }, of_limits) = Limits::of(config, purpose, clock);
         faults.extend(of_limits);
         let endpoints = Endpoints::default();
-        match Snapshot::new(config, ids, &limiter, &endpoints) {
+        let queues = Queues::default();
+        match Snapshot::new(config, ids, &limiter, &endpoints, &queues) {
             Ok(snapshot) if faults.is_empty() => {
-                endpoints.adopt(snapshot.endpoint_sets());
+                snapshot.put_into_service(&endpoints, &queues);
                 let warnings = warnings::of(config, &first.set, &snapshot, &tls);
                 let (keys, stood_keys) = first.into_service();
                 Ok(Prepared {
@@ -93,6 +96,7 @@ impl Prepared {
                     asker,
                     kept,
                     endpoints,
+                    queues,
                     tls,
                     warnings,
                 })

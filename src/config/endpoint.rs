@@ -4,11 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::Uri;
+use serde_json::json;
 
 use crate::config::address::Address;
 use crate::config::decode::Decoder;
-use crate::config::form::{Form, non_empty, text};
-use crate::config::tree::Node;
+use crate::config::form::{Form, non_empty, number, text};
+use crate::config::section::{nested, section};
+use crate::config::tree::{Kind, Node};
 
 /// The address of an endpoint, as written in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,17 +85,45 @@ impl EndpointAddress {
     }
 }
 
-/// Returns the `Form` of an upstream's list of endpoints. A repeated endpoint is a fault.
-pub(super) fn endpoints() -> Form<Vec<EndpointAddress>> {
-    non_empty(text(endpoint)).checked(|d, node, endpoints| {
-        let is_repeated = |(index, endpoint): (usize, &EndpointAddress)| {
-            endpoints.iter().take(index).any(|earlier| earlier == endpoint)
+section! {
+    /// An endpoint with slots of its own.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub(crate) struct ConfiguredEndpoint in "an endpoint" {
+        /// The address of the server: http://, https:// or h2c:// with host and port, or unix:/path.
+        url: EndpointAddress = text(endpoint).required();
+        /// The number of requests that may be at the endpoint at once. If its host has several addresses, it
+        /// is the number of all of them together. Left out: the endpoint has no slots of its own.
+        slots: Option<u32> = number(1).optional().narrowing();
+    }
+}
+
+/// Returns the `Form` of an upstream's list of endpoints. A repeated endpoint is a fault. Either all of them
+/// have slots of their own, or none.
+pub(super) fn endpoints() -> Form<Vec<ConfiguredEndpoint>> {
+    non_empty(configured_endpoint()).checked(|d, node, endpoints| {
+        let is_repeated = |(index, endpoint): (usize, &ConfiguredEndpoint)| {
+            endpoints.iter().take(index).any(|earlier| earlier.url == endpoint.url)
         };
-        match endpoints.iter().enumerate().any(is_repeated) {
-            true => d.hinted(node.at, "the same endpoint is given twice", "keep one of them"),
-            false => Some(endpoints),
+        if endpoints.iter().enumerate().any(is_repeated) {
+            return d.hinted(node.at, "the same endpoint is given twice", "keep one of them");
         }
+        let with_slots = endpoints.iter().filter(|endpoint| endpoint.slots.is_some()).count();
+        if with_slots != 0 && with_slots != endpoints.len() {
+            let message = "some endpoints have `slots` and others have none, so that nobody would ever wait";
+            return d.hinted(node.at, message, "`slots` at each endpoint, or one number in `queue`");
+        }
+        Some(endpoints)
     })
+}
+
+/// Returns the `Form` of an endpoint: its address, or its address and its slots.
+fn configured_endpoint() -> Form<ConfiguredEndpoint> {
+    let decode = |d: &mut Decoder<'_>, node: &Node| match node.kind {
+        Kind::Map(_) => nested().decode(d, node),
+        _ => Some(ConfiguredEndpoint { url: endpoint(d, node)?, slots: None }),
+    };
+    let schema = || json!({"anyOf": [{"type": "string"}, nested::<ConfiguredEndpoint>().schema()]});
+    Form::new(decode, schema)
 }
 
 /// Decodes `http://host:port`, `https://…`, `h2c://…` or `unix:/path`. The address of one of

@@ -2,8 +2,9 @@
 
 use crate::config::budget::{BudgetQuota, budgets};
 use crate::config::decode::Decoder;
-use crate::config::form::{Form, list_of, number, text};
+use crate::config::form::{Form, list_of, number, one_of, text};
 use crate::config::model::{OutputCap, models};
+use crate::config::queue::Priority;
 use crate::config::quota::{Quota, rate_limits};
 use crate::config::section::{nested, section};
 use crate::config::tree::Node;
@@ -26,6 +27,11 @@ section! {
         models: Option<ModelPatterns> = models().optional().narrowing();
         /// How much output a request of a key of the group may ask for.
         request: Option<OutputCap> = nested().optional().narrowing();
+        /// The class of the keys of the group in a queue. A key may have a lower class of its own. Left out:
+        /// `standard`.
+        priority: Option<Priority> = one_of(&Priority::WORDS).optional().narrowing();
+        /// The share of each key of the group within its class, for keys without a `weight`. Left out: 1.
+        weight: Option<u32> = number(1).optional().narrowing();
     }
 }
 

@@ -75,6 +75,11 @@ mod tests {
             ("/properties/upstreams/items/properties/pool", upstream("pool: {unheard_of: 1}")),
             ("/properties/upstreams/items/properties/health", upstream("health: {path: /h, unheard_of: 1}")),
             ("/properties/upstreams/items/properties/paths", upstream("paths: {unheard_of: 1}")),
+            ("/properties/upstreams/items/properties/queue", upstream("queue: {slots: 1, unheard_of: 1}")),
+            (
+                "/properties/upstreams/items/properties/endpoints/items/anyOf/1",
+                but(UPSTREAMS, "upstreams: [{name: m, endpoints: [{url: 'https://a', unheard_of: 1}]}]"),
+            ),
             ("/properties/routes/anyOf/1/items/anyOf/0", route("unheard_of: 1")),
             (
                 "/properties/routes/anyOf/1/items/anyOf/1",

@@ -8,12 +8,13 @@ use http::uri::Authority;
 use crate::config::ambiguity::Ambiguity;
 use crate::config::credential::{UpstreamCredential, credential};
 use crate::config::decode::{Decoder, KnownUpstream};
-use crate::config::endpoint::{EndpointAddress, endpoints};
+use crate::config::endpoint::{ConfiguredEndpoint, EndpointAddress, endpoints};
 use crate::config::fault::Position;
 use crate::config::form::{Form, boolean, duration, list_of, non_empty, number, one_of, path, text, word};
 use crate::config::health::{HealthCheck, interval};
 use crate::config::listener::CertificatePair;
 use crate::config::model::{USAGE, Usage};
+use crate::config::queue::{Queue, TELLS_PRIORITY, TellsPriority};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::timeouts::Timeouts;
 use crate::config::tree::Node;
@@ -26,8 +27,8 @@ section! {
         /// The name of the upstream, for routes, logs and metrics.
         name: String = word().required();
         /// The addresses of the servers, at least one: http://, https:// or h2c:// with host and
-        /// port, or unix:/path.
-        endpoints: Vec<EndpointAddress> = endpoints().required();
+        /// port, or unix:/path. In the form `{url, slots}`, each has a number of slots.
+        endpoints: Vec<ConfiguredEndpoint> = endpoints().required();
         /// The choice of an endpoint for a request: the one with fewer requests in flight of two
         /// random endpoints, or each endpoint in turn.
         balance: Balance = one_of(&BALANCES).or(Balance::LeastRequests);
@@ -52,6 +53,11 @@ section! {
         /// client, or requests are forwarded as they are. Left out: ask, except on the routes of
         /// the sets llama-cpp and ollama.
         usage: Option<Usage> = one_of(&USAGE).optional();
+        queue: Option<Queue> = nested().optional().narrowing();
+        /// The server whose own queue is told the class of each request. vllm: the member `priority` of the
+        /// body is set, 0 for interactive, 1 for standard and 2 for batch, and a client's own is taken out.
+        /// The server needs `--scheduling-policy priority`.
+        priority: Option<TellsPriority> = one_of(&TELLS_PRIORITY).optional().narrowing();
         paths: UpstreamPaths = fields_of();
     }
 }
@@ -142,7 +148,7 @@ impl Reading {
 /// Returns the `Form` of the list of upstreams. A repeated name is a fault. The decoded upstreams
 /// are also stored in the decoder, because routes are checked against them.
 pub(super) fn upstreams() -> Form<Vec<Upstream>> {
-    non_empty(nested().checked(check_tls).positioned()).then(check_names)
+    non_empty(nested().checked(check_tls).checked(check_queue).positioned()).then(check_names)
 }
 
 fn check_names(d: &mut Decoder<'_>, _: &Node, upstreams: Vec<(Position, Upstream)>) -> Option<Vec<Upstream>> {
@@ -162,7 +168,7 @@ fn check_names(d: &mut Decoder<'_>, _: &Node, upstreams: Vec<(Position, Upstream
 }
 
 fn check_tls(d: &mut Decoder<'_>, node: &Node, upstream: Upstream) -> Option<Upstream> {
-    let is_https = |endpoint: &EndpointAddress| matches!(endpoint, EndpointAddress::Https(_));
+    let is_https = |endpoint: &ConfiguredEndpoint| matches!(endpoint.url, EndpointAddress::Https(_));
     if node.field("tls").is_some() && !upstream.endpoints.iter().any(is_https) {
         return d.hinted(
             node.position_of("tls"),
@@ -171,6 +177,28 @@ fn check_tls(d: &mut Decoder<'_>, node: &Node, upstream: Upstream) -> Option<Ups
         );
     }
     Some(upstream)
+}
+
+/// Checks that the slots are given once. Endpoints with slots have a queue, also if none is written.
+fn check_queue(d: &mut Decoder<'_>, node: &Node, mut upstream: Upstream) -> Option<Upstream> {
+    let has_slots_of_endpoints = upstream.endpoints.iter().any(|endpoint| endpoint.slots.is_some());
+    match (upstream.queue.as_ref().map(|queue| queue.slots), has_slots_of_endpoints) {
+        (Some(None), false) => d.hinted(
+            node.position_of("queue"),
+            "a queue needs `slots`: how many requests may be at the upstream at once",
+            "as in `queue: {slots: 32}`, or `endpoints: [{url: …, slots: 4}]`",
+        ),
+        (Some(Some(_)), true) => d.hinted(
+            node.position_of("queue"),
+            "both the queue and the endpoints have `slots`",
+            "keep those of the endpoints, or those of the queue",
+        ),
+        (None, true) => {
+            upstream.queue = Some(Queue::default());
+            Some(upstream)
+        }
+        (Some(None), true) | (Some(Some(_)), false) | (None, false) => Some(upstream),
+    }
 }
 
 fn server_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {

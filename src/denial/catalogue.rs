@@ -225,6 +225,22 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::QueueFull,
+        Entry {
+            meaning: "As many requests wait for the upstream as may wait, and this one has no more right to wait than they.",
+            caller: "Wait as long as Retry-After says.",
+            operator: "If the wait would be short, raise the queue's max_waiting. bearward_queue_waiting shows who waits.",
+        },
+    ),
+    (
+        Code::QueueTimeout,
+        Entry {
+            meaning: "The request has waited for a slot of the upstream as long as it may.",
+            caller: "Try again after Retry-After, or send fewer requests at once.",
+            operator: "The upstream is too slow for all that is asked of it: add endpoints or slots, or raise the queue's max_wait.",
+        },
+    ),
+    (
         Code::Overloaded,
         Entry {
             meaning: "The server, or this one address, has as many requests or connections as it may have.",

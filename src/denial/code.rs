@@ -60,6 +60,8 @@ codes! {
     UpstreamProtocolError   "UPSTREAM_PROTOCOL_ERROR"     502 14;
     UpstreamTimeout         "UPSTREAM_TIMEOUT"            504 4;
     UpstreamUnavailable     "UPSTREAM_UNAVAILABLE"        503 14;
+    QueueFull               "QUEUE_FULL"                  503 14;
+    QueueTimeout            "QUEUE_TIMEOUT"               503 14;
     Overloaded              "OVERLOADED"                  503 14;
     LimiterUnavailable      "LIMITER_UNAVAILABLE"         503 14;
     KeyStoreUnavailable     "KEY_STORE_UNAVAILABLE"       503 14;

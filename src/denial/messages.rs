@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -119,6 +119,19 @@ impl Denial {
     pub(crate) fn unclear_model() -> Self {
         let message = "The model of the request can't be read in only one way";
         Denial::new(Code::BadRequest, message, json!({"field": "model"}))
+    }
+
+    /// 400: the client asks for a class that does not exist.
+    pub(crate) fn unknown_priority(header: &HeaderName) -> Self {
+        let message = "The class of a request is interactive, standard or batch";
+        Denial::new(Code::BadRequest, message, json!({"header": header.as_str()}))
+    }
+
+    /// 400: the body's `priority` can't be set, because servers might disagree on the body, or because it has
+    /// one behind the part that is looked at.
+    pub(crate) fn unclear_priority() -> Self {
+        let message = "The priority of the request can't be set";
+        Denial::new(Code::BadRequest, message, json!({"field": "priority"}))
     }
 
     /// 503: the limits of all replicas can't be read.
@@ -246,6 +259,21 @@ impl Denial {
         let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnavailable, "The upstream is failing its health checks", details)
             .retry_after(1)
+    }
+
+    /// 503: too many requests wait for a slot of the upstream. A request that comes after `wait` finds room, as
+    /// far as is known.
+    pub(crate) fn queue_full(upstream: &str, wait: Duration) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::QueueFull, "Too many requests are waiting", details)
+            .retry_after(whole_seconds(wait))
+    }
+
+    /// 503: the request has waited for `max_wait`. One that comes now would wait for `wait`, as far as is known.
+    pub(crate) fn queue_timeout(upstream: &str, wait: Duration) -> Self {
+        let details = json!({"upstream": upstream});
+        Denial::new(Code::QueueTimeout, "The request waited too long", details)
+            .retry_after(whole_seconds(wait))
     }
 
     /// 503: the address has as many connections as its limit allows.

@@ -184,8 +184,9 @@ impl Download {
 
     /// Ends a broken answer, and closes its connection to upstream.
     fn fail(&mut self, failure: DownloadFailure) -> Poll<Option<Result<Frame<Bytes>, DownloadFailure>>> {
-        self.lease = None;
+        // The tokens are settled before the slot of the request is given back with its lease.
         let held = self.tokens.ended(BodyEnd::Failed);
+        self.lease = None;
         self.tap.ended(BodyEnd::Failed);
         self.send_held(held, Err(failure))
     }

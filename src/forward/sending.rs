@@ -16,29 +16,34 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Uri};
 use http_body::Body as _;
 
+use super::waiting::not_served;
 use crate::alarm::Alarm;
 use crate::config::Timeouts;
 use crate::denial::Denial;
+use crate::gate::Permit;
 use crate::guard::Target;
+use crate::route::Route;
 use crate::upstream::connect_error::is_shortage;
 use crate::upstream::exchange::{Answer, Sent};
 use crate::upstream::failure::{Failure, Unanswered};
 use crate::upstream::pool::{ConnectionNeeds, Lease, WorkerPool};
+use crate::upstream::queue::NotServed;
 use crate::upstream::request::UpstreamRequest;
 use crate::upstream::request_body::UploadFailure;
+use crate::upstream::turn::Turn;
 use crate::upstream::upload::{Upload, UploadLimits, UploadProgress};
 use crate::upstream::{Endpoint, Upstream};
 
 /// The circumstances of sending one request to upstream, such as timeouts, target and limits, but
 /// not the request itself.
 pub(super) struct Exchange<'a> {
-    pub(super) upstream: &'a Arc<Upstream>,
-    pub(super) timeouts: Timeouts,
-    pub(super) needs: ConnectionNeeds,
-    pub(super) target: &'a Target,
-    pub(super) path: &'a PathAndQuery,
-    pub(super) progress: &'a UploadProgress,
-    pub(super) limits: UploadLimits,
+    upstream: &'a Arc<Upstream>,
+    timeouts: Timeouts,
+    needs: ConnectionNeeds,
+    target: &'a Target,
+    path: &'a PathAndQuery,
+    progress: &'a UploadProgress,
+    limits: UploadLimits,
 }
 
 /// Endpoints that a request was already sent to, or that could not be reached.
@@ -47,6 +52,18 @@ struct Tried {
     /// Number of tries. Trying all addresses of a host name counts as one try.
     count: usize,
     endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl<'a> Exchange<'a> {
+    pub(super) fn new(
+        permit: &'a Permit,
+        (target, path): (&'a Target, &'a PathAndQuery),
+        (progress, limits): (&'a UploadProgress, UploadLimits),
+        needs: ConnectionNeeds,
+    ) -> Self {
+        let Route { upstream, timeouts, .. } = permit.route();
+        Exchange { upstream, timeouts: *timeouts, needs, target, path, progress, limits }
+    }
 }
 
 impl Exchange<'_> {
@@ -58,10 +75,12 @@ impl Exchange<'_> {
     /// closed a reused connection without sending a byte (RFC 9110, section 9.2.2).
     ///
     /// `request` is `None` while the request is being sent, and is set again if no byte was
-    /// written. `connecting` is set to the time that was spent on making new connections.
+    /// written. `turn`: the request's turn, which the lease has afterwards; `None` if upstream has no queue.
+    /// `connecting` is set to the time that was spent on making new connections.
     pub(super) async fn send(
         &self,
         request: &mut Option<Box<UpstreamRequest>>,
+        turn: &mut Option<Box<Turn>>,
         pool: &Arc<WorkerPool>,
         connecting: &mut Option<Duration>,
         alarm: &mut Alarm,
@@ -75,10 +94,12 @@ impl Exchange<'_> {
             false => denial,
         };
         loop {
-            let mut lease = match self.lease(pool, &mut tried, connecting, is_repeated).await {
-                Ok(lease) => lease,
-                Err(denial) => return Err(refuse(denial, is_repeated)),
-            };
+            let mut lease =
+                match self.lease(pool, turn.as_deref_mut(), &mut tried, connecting, is_repeated).await {
+                    Ok(lease) => lease,
+                    Err(denial) => return Err(refuse(denial, is_repeated)),
+                };
+            turn.iter_mut().for_each(|turn| turn.sent());
             let method = request.as_ref().map(|request| request.method.clone());
             let outcome = {
                 let sending = pin!(self.start(request, &mut lease, is_repeatable && !is_repeated)?);
@@ -87,6 +108,7 @@ impl Exchange<'_> {
             let Unanswered { failure, unsent } = match outcome {
                 Some(Ok(answer)) => {
                     self.upstream.note_success(lease.endpoint());
+                    lease.turn = turn.take();
                     return Ok((answer, lease));
                 }
                 Some(Err(unanswered)) => unanswered,
@@ -148,13 +170,14 @@ impl Exchange<'_> {
     async fn lease(
         &self,
         pool: &Arc<WorkerPool>,
+        mut turn: Option<&mut Turn>,
         tried: &mut Tried,
         connecting: &mut Option<Duration>,
         is_new: bool,
     ) -> Result<Lease, Denial> {
         let needs = ConnectionNeeds { new_only: is_new, ..self.needs };
         loop {
-            let Some(endpoint) = self.pick(&tried.endpoints).await? else {
+            let Some(endpoint) = self.pick(turn.as_deref_mut(), &tried.endpoints).await? else {
                 let name = &self.upstream.name;
                 return Err(match tried.endpoints.is_empty() {
                     true => Denial::upstream_failing_checks(name)
@@ -187,9 +210,21 @@ impl Exchange<'_> {
         }
     }
 
-    /// Picks the endpoint to try next. If no address is known yet, waits for the first lookup of
-    /// the upstream's host names.
-    async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Option<Arc<Endpoint>>, Denial> {
+    /// Picks the endpoint to try next, which is that of the request's slot if endpoints have slots. If no
+    /// address is known yet, waits for the first lookup of the upstream's host names.
+    async fn pick(
+        &self,
+        turn: Option<&mut Turn>,
+        tried: &[Arc<Endpoint>],
+    ) -> Result<Option<Arc<Endpoint>>, Denial> {
+        if let Some(turn) = turn {
+            match turn.endpoint(tried).await {
+                Ok(Some(endpoint)) => return Ok(Some(endpoint)),
+                Ok(None) => {}
+                Err(NotServed::Nowhere) => return Ok(None),
+                Err(why) => return Err(not_served(why, self.upstream)),
+            }
+        }
         let picked = self.upstream.pick(tried);
         if picked.is_some() || self.upstream.has_addresses() {
             return Ok(picked);
@@ -281,6 +316,7 @@ impl Exchange<'_> {
                 Denial::bad_request("The request body is malformed").caused_by(failure)
             }
             Some(UploadFailure::UnclearModel) => Denial::unclear_model().caused_by(failure),
+            Some(UploadFailure::LatePriority) => Denial::unclear_priority().caused_by(failure),
             Some(UploadFailure::TooMuchOutput) => {
                 Denial::output_limit("max_tokens", self.limits.output.unwrap_or(0)).caused_by(failure)
             }

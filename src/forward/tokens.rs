@@ -5,30 +5,39 @@ use http::response::Parts;
 use http_body::Frame;
 
 use crate::tap::BodyEnd;
-use crate::tokens::{TokenAccount, TokenTap};
+use crate::tokens::{Charges, TokenAccount, TokenTap};
 
-/// The account of a request's tokens until an answer has come; empty if the request uses none.
-#[derive(Debug)]
-pub(crate) struct RequestTokens(pub(crate) Option<Box<TokenAccount>>);
+/// What a request is charged until an answer has come.
+#[derive(Debug, Default)]
+pub(crate) struct RequestTokens {
+    /// The account of the request's tokens; `None` if it uses none.
+    pub(crate) account: Option<Box<TokenAccount>>,
+    /// The charges that are taken back if the request is not sent; `None` if the account has them, or if the
+    /// request did not have to wait.
+    pub(crate) charges: Option<Box<Charges>>,
+}
 
 impl RequestTokens {
     /// Notes that the request may have reached the upstream.
     pub(super) fn sent(&mut self) {
-        if let Some(account) = &mut self.0 {
+        if let Some(charges) = self.charges.take() {
+            charges.keep();
+        }
+        if let Some(account) = &mut self.account {
             account.sent();
         }
     }
 
     /// Settles a request that got no answer: it used nothing.
     pub(super) fn failed(&mut self) {
-        if let Some(account) = &mut self.0 {
+        if let Some(account) = &mut self.account {
             account.failed();
         }
     }
 
     /// Begins to observe the answer with this head.
     pub(super) fn answered(self, head: &mut Parts) -> AnswerTokens {
-        AnswerTokens(self.0.map(|account| Box::new(account.answered(head.status, &mut head.headers))))
+        AnswerTokens(self.account.map(|account| Box::new(account.answered(head.status, &mut head.headers))))
     }
 }
 

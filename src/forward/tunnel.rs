@@ -1,7 +1,7 @@
 //! Tunnels: after an upgrade, bytes of another protocol are copied in both directions.
 //!
 //! `forward` makes a [`Tunnel`], `proxy` opens it, and the client's connection runs it.
-//! Invariant: the permit, the endpoint's count of this request in flight, and the record for the
+//! Invariant: the permit, the turn, the endpoint's count of this request in flight, and the record for the
 //! access log end with the tunnel.
 
 use std::io;
@@ -20,6 +20,7 @@ use crate::activity::cut::CutReason;
 use crate::gate::{Permit, Revocation};
 use crate::observe::RequestRecord;
 use crate::upstream::health::InFlightGuard;
+use crate::upstream::turn::Turn;
 use crate::upstream::upgrade::{PendingUpgrade, UpgradedIo};
 
 /// A tunnel that upstream has accepted with a 101 answer.
@@ -32,6 +33,8 @@ pub(crate) struct Tunnel {
     pub(super) revocation: Option<Revocation>,
     pub(super) permit: Permit,
     pub(super) in_flight: InFlightGuard,
+    /// The request's turn at the upstream; `None` if that has no queue.
+    pub(super) turn: Option<Box<Turn>>,
 }
 
 /// A tunnel with the access-log record of its request.
@@ -55,7 +58,7 @@ impl OpenTunnel {
     /// moved for the idle timeout, the key ended, or `shutdown` is ready.
     pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) {
         let OpenTunnel { tunnel, record, in_service } = self;
-        let Tunnel { client, upstream, idle, mut revocation, permit, in_flight } = tunnel;
+        let Tunnel { client, upstream, idle, mut revocation, permit, in_flight, turn } = tunnel;
         let Ok((client, upstream)) = futures_util::future::try_join(client, upstream).await else { return };
         let traffic = Arc::new(Traffic::new());
         let mut tunnel_record = TunnelRecord { record, traffic: traffic.clone() };
@@ -81,7 +84,7 @@ impl OpenTunnel {
             // normal end.
             (Ended::Copied(_), _) => tunnel_record.record.completed(),
         }
-        drop((client, upstream, permit, in_flight, tunnel_record, in_service));
+        drop((client, upstream, turn, permit, in_flight, tunnel_record, in_service));
     }
 }
 

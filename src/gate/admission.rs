@@ -121,8 +121,12 @@ impl Grant {
     ///
     /// # Errors
     ///
-    /// 400 if the key has a cap on output, which could not be held in the tunnel.
+    /// 400 if the key has a cap on output, which could not be held in the tunnel, or if the upstream is told
+    /// the class of each request: a message in the tunnel could claim another one.
     pub(crate) fn check_tunnel(&self) -> Result<(), Denial> {
+        if self.route.upstream.tells_priority.is_some() && !self.route.model.models_free {
+            return Err(Denial::unclear_priority());
+        }
         let mut caps = self.principal.iter().flat_map(Principal::output_caps).flatten();
         match caps.next().filter(|_| !self.route.model.models_free) {
             Some(cap) => Err(Denial::output_hidden(&self.route.name, cap.max_output_tokens)),

@@ -53,6 +53,12 @@ impl Verdict {
             || self.by_model.iter().any(|route| !route.windows.is_empty())
     }
 
+    /// Whether an upstream to which the request may lead is told the class of each request.
+    pub(crate) fn may_tell_priority(&self) -> bool {
+        let mut routes = self.by_model.iter().chain([&self.route]);
+        routes.any(|route| route.upstream.tells_priority.is_some())
+    }
+
     /// Takes the permits of the request in flight before its body is looked at: a client may take its
     /// time with the body, and the body takes memory.
     ///

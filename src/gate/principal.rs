@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::OutputCap;
+use crate::config::{OutputCap, Priority};
 use crate::group::{Group, Groups};
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
@@ -51,6 +51,19 @@ impl Principal {
     /// Returns the caps on the output of a request: that of the key, and that of its group.
     pub(crate) fn output_caps(&self) -> [Option<OutputCap>; 2] {
         [self.live.key.output_cap(), self.group.as_ref().and_then(|group| group.output_cap)]
+    }
+
+    /// Returns the class of the principal in a queue: the lower of those of its key and its group.
+    pub(crate) fn priority(&self) -> Priority {
+        let of_group = self.group.as_ref().and_then(|group| group.priority);
+        let given = [self.live.key.priority(), of_group].into_iter().flatten();
+        given.reduce(Priority::lowered_to).unwrap_or_default()
+    }
+
+    /// Returns the share of the principal within its class.
+    pub(crate) fn weight(&self) -> u32 {
+        let of_group = || self.group.as_ref().and_then(|group| group.weight);
+        self.live.key.weight().or_else(of_group).unwrap_or(1)
     }
 
     pub(crate) fn key(&self) -> &LiveKey {

@@ -9,7 +9,7 @@ use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::quotas;
 use crate::config::tree::{Kind, Node};
-use crate::config::{Quota, budget_quotas, is_group_name, model_patterns, output_cap};
+use crate::config::{Priority, Quota, budget_quotas, is_group_name, model_patterns, output_cap};
 use crate::keys::field::{Field, Form, Presence, Value};
 use crate::keys::fields::FIELDS;
 use crate::keys::record::{KeyRecord, NO_LIMITS, is_label};
@@ -72,6 +72,7 @@ fn value(d: &mut Decoder<'_>, node: &Node, form: Form, unique: &mut Unique) -> O
         Form::Words => Value::Words(d.list(node, Decoder::word)?),
         Form::Models => Value::Models(model_patterns(d, node)?),
         Form::OutputCap => Value::OutputCap(output_cap(d, node)?),
+        Form::Priority => Value::Priority(d.one_of(node, &Priority::WORDS)?),
         Form::Pairs => Value::Pairs(pairs(d, node)?),
     })
 }

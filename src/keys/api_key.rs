@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::config::{AgeAction, BudgetQuota, MaxAge, OutputCap, Quota};
+use crate::config::{AgeAction, BudgetQuota, MaxAge, OutputCap, Priority, Quota};
 use crate::keys::terms::{Secret, Terms};
 use crate::keys::token::KeyHash;
 use crate::model::ModelPatterns;
@@ -252,6 +252,16 @@ impl ApiKey {
     /// Returns how much output a request of the key may ask for; `None` for any number.
     pub(crate) fn output_cap(&self) -> Option<OutputCap> {
         self.terms.as_ref()?.request
+    }
+
+    /// Returns the class of the key's requests in a queue; `None` if the key has none of its own.
+    pub(crate) fn priority(&self) -> Option<Priority> {
+        self.terms.as_ref()?.priority
+    }
+
+    /// Returns the share of the key within its class; `None` if the key has none of its own.
+    pub(crate) fn weight(&self) -> Option<u32> {
+        self.terms.as_ref()?.weight
     }
 
     pub(crate) fn not_before(&self) -> Option<Timestamp> {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::config::{BudgetQuota, OutputCap, Quota};
+use crate::config::{BudgetQuota, OutputCap, Priority, Quota};
 use crate::keys::api_key::ApiKey;
 use crate::keys::record::KeyRecord;
 use crate::keys::terms::{Secret, Terms};
@@ -66,6 +66,8 @@ pub(crate) enum Form {
     Models,
     /// `{max_output_tokens, on_excess}`.
     OutputCap,
+    /// `interactive`, `standard` or `batch`.
+    Priority,
     /// A map of names to text.
     Pairs,
 }
@@ -185,6 +187,7 @@ pub(crate) enum Value {
     Words(Vec<String>),
     Models(ModelPatterns),
     OutputCap(OutputCap),
+    Priority(Priority),
     Pairs(BTreeMap<String, String>),
 }
 
@@ -215,6 +218,7 @@ impl Value {
             Value::OutputCap(cap) => {
                 json!({"max_output_tokens": cap.max_output_tokens, "on_excess": cap.on_excess.name()})
             }
+            Value::Priority(priority) => json!(priority.name()),
             Value::Pairs(pairs) => json!(pairs),
         }
     }
@@ -280,3 +284,4 @@ member!(Option<Vec<BudgetQuota>>, Budgets);
 member!(Option<Vec<String>>, Words);
 member!(Option<ModelPatterns>, Models);
 member!(Option<OutputCap>, OutputCap);
+member!(Option<Priority>, Priority);

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::config::{BudgetQuota, OutputCap, Quota};
+use crate::config::{BudgetQuota, OutputCap, Priority, Quota};
 use crate::keys::token::KeyHash;
 use crate::model::ModelPatterns;
 
@@ -28,6 +28,10 @@ pub(crate) struct Terms {
     pub(crate) models: Option<ModelPatterns>,
     /// How much output a request of the key may ask for.
     pub(crate) request: Option<OutputCap>,
+    /// The class of the key's requests in a queue.
+    pub(crate) priority: Option<Priority>,
+    /// The share of the key within its class.
+    pub(crate) weight: Option<u32>,
     /// The secrets that were rotated out.
     pub(crate) previous: Vec<Secret>,
 }

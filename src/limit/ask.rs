@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::charge::TokenCharge;
+use super::charge::WindowCharge;
 use super::gcra::{Wait, Window};
 use super::status::LimitStatus;
 
@@ -24,6 +24,8 @@ pub(super) struct Waiting {
     pub(super) costs: SmallVec<[(usize, u32); 2]>,
     /// The refusal of a window that only counts, which no wait would change.
     pub(super) would_refuse: Option<(Arc<Window>, Wait)>,
+    /// Whether the charge may be taken back later.
+    pub(super) may_be_taken_back: bool,
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
@@ -40,7 +42,8 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) status: LimitStatus,
-    pub(crate) of_tokens: SmallVec<[TokenCharge; 2]>,
+    /// The charges that are settled when the request has ended.
+    pub(crate) settled_later: SmallVec<[WindowCharge; 2]>,
     /// The units that were charged, by the index of the window.
     pub(super) charged: SmallVec<[(usize, u32); 2]>,
     /// The refusal of a window that only counts.

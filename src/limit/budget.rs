@@ -1,7 +1,8 @@
 //! Budgets: how much a holder of limits may use in a period of the calendar.
 //!
 //! A budget refuses a request if what was used in the period, what open requests have reserved, and
-//! what the request reserves are more than its amount. What was used is never given back. Invariant:
+//! what the request reserves are more than its amount. What was used is never given back,
+//! except a request that was counted and not sent. Invariant:
 //! a clock that goes back makes no budget larger.
 
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub(super) struct BudgetCharge {
     /// The period that was charged, by its number in this process.
     epoch: u64,
     reserved: u64,
+    /// Requests that were counted as used at once.
+    counted: u64,
 }
 
 /// What a holder has used of all its budgets.
@@ -262,7 +265,7 @@ impl BudgetUses {
     }
 
     /// Charges a budget for a request. Returns what is settled when the request has ended; `None` if
-    /// the budget counts requests.
+    /// the budget counts requests, and the charge is not taken back.
     pub(super) fn charge(
         &mut self,
         budget: &Arc<Budget>,
@@ -274,10 +277,12 @@ impl BudgetUses {
         let units = budget.cost_of(cost).min(one.left());
         if budget.unit() == Unit::Requests {
             one.used = one.used.saturating_add(units);
-            return None;
+            let charge =
+                BudgetCharge { budget: budget.clone(), epoch: one.epoch, reserved: 0, counted: units };
+            return cost.may_be_taken_back.then_some(charge);
         }
         one.reserved = one.reserved.saturating_add(units);
-        Some(BudgetCharge { budget: budget.clone(), epoch: one.epoch, reserved: units })
+        Some(BudgetCharge { budget: budget.clone(), epoch: one.epoch, reserved: units, counted: 0 })
     }
 
     /// Settles a charge. A request that ends in another period than it began in is charged to the one
@@ -287,7 +292,8 @@ impl BudgetUses {
         one.roll(now);
         if one.epoch == charge.epoch {
             one.reserved = one.reserved.saturating_sub(charge.reserved);
-            one.used = one.used.saturating_add(charge.budget.cost_of(used));
+            let used = one.used.saturating_add(charge.budget.cost_of(used));
+            one.used = used.saturating_sub(charge.counted);
         }
     }
 

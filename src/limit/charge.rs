@@ -1,13 +1,13 @@
-//! A charge of tokens, which is corrected when its request has ended.
+//! A charge of a window, which is corrected when its request has ended.
 
 use std::sync::Arc;
 
 use super::gcra::Window;
 use crate::config::Unit;
 
-/// A charge of a window that counts tokens.
+/// A charge of a window that counts tokens, or that may be taken back.
 #[derive(Debug)]
-pub(crate) struct TokenCharge {
+pub(crate) struct WindowCharge {
     pub(super) window: Arc<Window>,
     pub(super) of: ChargeOf,
 }
@@ -25,7 +25,7 @@ pub(super) enum ChargeOf {
     Part(u64),
 }
 
-impl TokenCharge {
+impl WindowCharge {
     pub(super) fn unit(&self) -> Unit {
         self.window.unit()
     }

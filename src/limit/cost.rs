@@ -14,6 +14,9 @@ pub(crate) struct Cost {
     /// Tokens of the output that the request asks for. The rest of `output_tokens` is a guess, of which a
     /// budget reserves no more than it has left.
     pub(crate) declared_output_tokens: u32,
+    /// Whether the charge may be taken back as a whole, because the request may not be sent to upstream: it
+    /// waits in a queue first.
+    pub(crate) may_be_taken_back: bool,
 }
 
 impl Cost {
@@ -24,7 +27,16 @@ impl Cost {
         least_input_tokens: 0,
         output_tokens: 0,
         declared_output_tokens: 0,
+        may_be_taken_back: false,
     };
+
+    /// The cost of a request that was not sent to upstream.
+    pub(crate) const NOTHING: Cost = Cost { requests: 0, ..Cost::REQUEST };
+
+    /// Returns the cost of the same request, whose charge may be taken back.
+    pub(crate) fn to_be_taken_back(self, may_be_taken_back: bool) -> Self {
+        Cost { may_be_taken_back, ..self }
+    }
 
     /// Returns the cost of the request in one unit.
     pub(crate) fn of(self, unit: Unit) -> u32 {

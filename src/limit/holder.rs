@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::budget::{Budget, BudgetCharge};
-use super::charge::TokenCharge;
+use super::charge::WindowCharge;
 use super::gcra::Window;
 use super::key_state::KeyState;
 use crate::config::Unit;
@@ -43,7 +43,7 @@ impl<'a> Holder<'a> {
     }
 }
 
-/// A charge of tokens, and the state of the holder that was charged.
+/// A charge that is settled later, and the state of the holder that was charged.
 #[derive(Debug)]
 pub(crate) struct Debit {
     pub(super) state: Arc<KeyState>,
@@ -53,7 +53,7 @@ pub(crate) struct Debit {
 /// What was charged.
 #[derive(Debug)]
 pub(super) enum Charge {
-    Window(TokenCharge),
+    Window(WindowCharge),
     Budget(BudgetCharge),
     /// A budget of all replicas together: the begin of its period, in seconds since 1970, and the units
     /// that are reserved.

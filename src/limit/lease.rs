@@ -136,13 +136,11 @@ impl Lease {
     }
 
     /// Charges this replica's part of the window: `after` is the part behind the charge. `id`: greater
-    /// than that of each charge before.
-    pub(super) fn spend_part(&mut self, units: u32, after: Part, id: u64, now: u64) -> ChargeOf {
+    /// than that of each charge before; `None` if the charge is not corrected later.
+    pub(super) fn spend_part(&mut self, units: u32, after: Part, id: Option<u64>, now: u64) -> ChargeOf {
         self.part = after;
         self.away += u64::from(units);
-        if units == 0 || !self.window.counts_tokens() {
-            return ChargeOf::Nothing;
-        }
+        let Some(id) = id.filter(|_| units > 0) else { return ChargeOf::Nothing };
         self.open_in_part.add(id, after.arrival(), now);
         ChargeOf::Part(id)
     }

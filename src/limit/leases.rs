@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::ask::{Answer, Ask, Granted, Reply, Waiting};
-use super::charge::TokenCharge;
+use super::charge::WindowCharge;
 use super::cost::Cost;
 use super::gcra::{Wait, Window};
 use super::lease::Lease;
@@ -92,7 +92,7 @@ impl Leases {
                     lease.spend(*units);
                 }
             }
-            let granted = self.granted(&costs, would_refuse, now);
+            let granted = self.granted(&costs, would_refuse, cost.may_be_taken_back, now);
             return (Step::Done(Reply::Granted(granted)), self.must_ask(now));
         }
         let refusal =
@@ -101,7 +101,8 @@ impl Leases {
             return (Step::Done(Reply::Refused(window, wait)), false);
         }
         let (reply, receiver) = oneshot::channel();
-        self.waiting.push_back(Waiting { costs, would_refuse, reply });
+        let may_be_taken_back = cost.may_be_taken_back;
+        self.waiting.push_back(Waiting { costs, would_refuse, may_be_taken_back, reply });
         (Step::Waits(receiver), !std::mem::replace(&mut self.is_asking, true))
     }
 
@@ -130,18 +131,19 @@ impl Leases {
                 Err(wait) => would_refuse = Some((lease.window.clone(), Wait::For(wait))),
             }
         }
-        let mut of_tokens = SmallVec::new();
+        let mut settled_later = SmallVec::new();
         for (index, units, after) in charges {
             let Some(lease) = self.of_windows.get_mut(index) else { continue };
             self.charges += 1;
-            let of = lease.spend_part(units, after, self.charges, now);
-            if lease.window.counts_tokens() {
-                of_tokens.push(TokenCharge { window: lease.window.clone(), of });
+            let is_open = lease.window.counts_tokens() || cost.may_be_taken_back;
+            let of = lease.spend_part(units, after, is_open.then_some(self.charges), now);
+            if is_open {
+                settled_later.push(WindowCharge { window: lease.window.clone(), of });
             }
         }
         let status = LimitStatus(self.statuses(&costs, |lease| lease.status_of_part(of, now)));
         // What parts have granted is not given back by a request that leaves: it is not waited for.
-        let granted = Granted { status, of_tokens, charged: SmallVec::new(), would_refuse };
+        let granted = Granted { status, settled_later, charged: SmallVec::new(), would_refuse };
         (Reply::Granted(granted), !std::mem::replace(&mut self.is_asking, true))
     }
 
@@ -196,22 +198,28 @@ impl Leases {
         must
     }
 
-    fn granted(&mut self, costs: &[(usize, u32)], would_refuse: Option<Refusal>, now: u64) -> Granted {
+    fn granted(
+        &mut self,
+        costs: &[(usize, u32)],
+        would_refuse: Option<Refusal>,
+        may_be_taken_back: bool,
+        now: u64,
+    ) -> Granted {
         let not_charged = would_refuse.as_ref().map(|(window, _)| window);
         let charge = |(index, units): &(usize, u32)| {
             let lease = self.of_windows.get(*index)?;
             let is_charged = not_charged.is_none_or(|window| !Arc::ptr_eq(window, &lease.window));
-            let counts = lease.window.counts_tokens() && is_charged;
-            counts.then(|| TokenCharge { window: lease.window.clone(), of: lease.charge_of(*units) })
+            let is_open = (lease.window.counts_tokens() || may_be_taken_back) && is_charged;
+            is_open.then(|| WindowCharge { window: lease.window.clone(), of: lease.charge_of(*units) })
         };
-        let of_tokens = costs.iter().filter_map(charge).collect();
+        let settled_later = costs.iter().filter_map(charge).collect();
         let is_charged = |(index, _): &&(usize, u32)| {
             let window = self.of_windows.get(*index).map(|lease| &lease.window);
             window.zip(not_charged).is_none_or(|(window, not_charged)| !Arc::ptr_eq(window, not_charged))
         };
         let charged = costs.iter().filter(is_charged).copied().collect();
         let status = LimitStatus(self.statuses(costs, |lease| lease.status(now)));
-        Granted { status, of_tokens, charged, would_refuse }
+        Granted { status, settled_later, charged, would_refuse }
     }
 
     fn statuses(
@@ -229,7 +237,7 @@ impl Leases {
 
     /// Corrects a charge of `charged` units, of which `used` were used. Returns whether the caller must
     /// announce a report.
-    pub(crate) fn settle(&mut self, charge: &TokenCharge, charged: u32, used: u32, now: u64) -> bool {
+    pub(crate) fn settle(&mut self, charge: &WindowCharge, charged: u32, used: u32, now: u64) -> bool {
         // A reload may have replaced the window meanwhile. The key then goes on with the new one.
         let is_of_charge = |lease: &Lease| {
             Arc::ptr_eq(&lease.window, &charge.window) || lease.window.replaces(&charge.window)
@@ -363,7 +371,7 @@ impl Leases {
                         Some((window(index)?, Wait::For(Duration::from_micros(wait))))
                     });
                     let would_refuse = would_refuse.or_else(|| waiting.would_refuse.clone());
-                    Reply::Granted(self.granted(&waiting.costs, would_refuse, now))
+                    Reply::Granted(self.granted(&waiting.costs, would_refuse, waiting.may_be_taken_back, now))
                 }
             };
             if let Err(Reply::Granted(granted)) = waiting.reply.send(reply) {

@@ -271,11 +271,11 @@ impl<'a> Lent<'a> {
 
     /// Returns the charge of the request, which keeps it.
     fn charged(mut self) -> Charged {
-        let Some(Granted { status, of_tokens, would_refuse, .. }) = self.granted.take() else {
+        let Some(Granted { status, settled_later, would_refuse, .. }) = self.granted.take() else {
             return Charged::default();
         };
         let debit = |charge| Debit { state: self.state.clone(), charge: Charge::Window(charge) };
-        let debits = of_tokens.into_iter().map(debit).collect();
+        let debits = settled_later.into_iter().map(debit).collect();
         let would_refuse = would_refuse.map(|(window, wait)| Refused::Window { window, wait });
         Charged { status, debits, would_refuse }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-/// The open charges of one window. Empty for windows of requests, which are never corrected.
+/// The open charges of one window. Empty for windows of requests, unless requests may be taken back.
 #[derive(Debug, Default)]
 pub(super) struct OpenCharges(VecDeque<OpenCharge>);
 

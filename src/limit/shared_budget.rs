@@ -36,10 +36,12 @@ impl Drop for Reserved<'_> {
 }
 
 impl Reserved<'_> {
-    /// Returns the charges, which the request settles when it has ended.
-    fn debits(mut self) -> SmallVec<[Debit; 2]> {
+    /// Returns the charges, which the request settles when it has ended. `may_be_taken_back`: whether
+    /// requests are charges, too, which were counted at once.
+    fn debits(mut self, may_be_taken_back: bool) -> SmallVec<[Debit; 2]> {
         let settled_later = std::mem::take(&mut self.give_back).into_iter();
-        let settled_later = settled_later.filter(|settlement| settlement.budget.unit() != Unit::Requests);
+        let settled_later = settled_later
+            .filter(|settlement| may_be_taken_back || settlement.budget.unit() != Unit::Requests);
         settled_later
             .map(|BudgetSettlement { budget, from, reserved, .. }| Debit {
                 state: self.state.clone(),
@@ -104,7 +106,8 @@ impl Limiter {
                 reserved.push(self.reserve(lender, holder, cost).await?);
             }
         }
-        let debits = reserved.into_iter().flat_map(Reserved::debits).collect();
+        let debits =
+            reserved.into_iter().flat_map(|reserved| reserved.debits(cost.may_be_taken_back)).collect();
         Ok(Charged { debits, ..Charged::default() })
     }
 

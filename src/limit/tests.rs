@@ -4,6 +4,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use super::*;
+use crate::config::Unit;
 
 fn quota(requests: u32, seconds: u64, burst: u32) -> Quota {
     Quota::new(Unit::Requests, requests, Duration::from_secs(seconds), Some(burst))
@@ -94,6 +95,37 @@ fn a_settled_charge_costs_what_was_used() {
     assert_eq!(remaining(), [9, 0], "a cost beyond the burst is granted by a full one, and leaves a debt");
     assert_eq!(limiter.status(&holder(&state, &windows)).0[1].reset, Duration::from_secs(15));
     assert!(limiter.charge(&holder(&state, &windows), None, tokens(0)).is_ok(), "no tokens need no room");
+}
+
+#[test]
+fn a_charge_that_is_taken_back_leaves_no_trace_and_what_was_regained_stays_regained() {
+    let (limiter, hands) = limiter();
+    let state = limiter.state("key_a");
+    let windows = [
+        limiter.window(None, quota(60, 60, 10)),
+        limiter.window(None, Quota { unit: Unit::Tokens, ..quota(60, 60, 100) }),
+    ];
+    let cost = Cost { output_tokens: 20, ..Cost::REQUEST }.to_be_taken_back(true);
+    let remaining =
+        || limiter.status(&holder(&state, &windows)).0.iter().map(|w| w.remaining).collect::<Vec<_>>();
+    let charge = || limiter.charge(&holder(&state, &windows), None, cost).unwrap().debits;
+    let (first, second) = (charge(), charge());
+    assert_eq!((first.len(), remaining()), (2, vec![8, 60]));
+    limiter.settle(&first, cost, Cost::NOTHING);
+    assert_eq!(remaining(), [9, 80]);
+    limiter.settle(&second, cost, Cost { output_tokens: 20, ..Cost::REQUEST });
+    assert_eq!(remaining(), [9, 80], "what was sent stays charged");
+    let late = charge();
+    hands.advance(Duration::from_secs(2));
+    assert_eq!(remaining(), [10, 62]);
+    limiter.settle(&late, cost, Cost::NOTHING);
+    assert_eq!(remaining(), [10, 82], "the request is regained already, and some of the tokens are");
+    // Charges that are taken back in any order, between others that are kept, cost what is kept.
+    let all: Vec<_> = (0..4).map(|_| charge()).collect();
+    for index in [3, 0] {
+        limiter.settle(&all[index], cost, Cost::NOTHING);
+    }
+    assert_eq!(remaining(), [8, 42]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::charge::{ChargeOf, TokenCharge};
+use super::charge::{ChargeOf, WindowCharge};
 use super::gcra::Window;
 use super::open_charges::OpenCharges;
 
@@ -97,22 +97,22 @@ impl WindowUses {
     }
 
     /// Stores the key's arrival time in a window behind a charge of `units` that may be corrected.
-    pub(super) fn open(&mut self, window: &Arc<Window>, units: u32, arrival: u64, now: u64) -> TokenCharge {
+    pub(super) fn open(&mut self, window: &Arc<Window>, units: u32, arrival: u64, now: u64) -> WindowCharge {
         if units == 0 {
             // Nothing can be given back.
             self.store(window, arrival, now);
-            return TokenCharge { window: window.clone(), of: ChargeOf::Nothing };
+            return WindowCharge { window: window.clone(), of: ChargeOf::Nothing };
         }
         self.charges += 1;
         let id = self.charges;
         if let Some(used) = self.use_of(window, arrival, now) {
             used.open.get_or_insert_default().add(id, arrival, now);
         }
-        TokenCharge { window: window.clone(), of: ChargeOf::Own(id) }
+        WindowCharge { window: window.clone(), of: ChargeOf::Own(id) }
     }
 
     /// Corrects a charge of `charged` units, of which `used` were used.
-    pub(super) fn close(&mut self, charge: &TokenCharge, charged: u32, used: u32, now: u64) {
+    pub(super) fn close(&mut self, charge: &WindowCharge, charged: u32, used: u32, now: u64) {
         // A reload may have replaced the window meanwhile. The key then goes on with the new one.
         let is_of_charge = |used: &WindowUse| {
             Arc::ptr_eq(&used.window, &charge.window) || used.window.replaces(&charge.window)

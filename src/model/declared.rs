@@ -34,6 +34,11 @@ pub(crate) struct Declared {
     pub(crate) is_in_background: bool,
     /// Whether the input has more than the body, such as an earlier conversation.
     pub(crate) has_more_input: bool,
+    /// Places of the values of `priority`, from the first byte of each to behind its last one; at most
+    /// [`MOST_OUTPUTS`].
+    pub(crate) priorities: SmallVec<[(u64, u64); 1]>,
+    /// Whether the body has more of them.
+    pub(crate) has_more_priorities: bool,
     /// Bytes of the input's text, decoded.
     text_bytes: u64,
     /// Number of tokens that the input has as numbers.
@@ -208,6 +213,16 @@ impl Declared {
         }
     }
 
+    /// Notes a value of `priority`. A list or an object in its place is refused by the server.
+    fn note_priority(&mut self, from: u64, to: u64) {
+        if self.member == Member::Priority && self.depth() == 1 {
+            match self.priorities.len() < MOST_OUTPUTS {
+                true => self.priorities.push((from, to)),
+                false => self.has_more_priorities = true,
+            }
+        }
+    }
+
     fn note_repeats(&mut self, count: Option<u64>) {
         if self.member == Member::Repeats && self.is_option() {
             // A count that is not known is as many as can be.
@@ -376,6 +391,7 @@ impl Visitor for Declared {
         // Some servers read numbers from strings.
         let number = value.whole().and_then(number);
         self.note_output(number, false, from, to);
+        self.note_priority(from, to);
         self.note_repeats(number);
         if self.member != Member::Model {
             self.note_other();
@@ -386,6 +402,7 @@ impl Visitor for Declared {
         let number = written.whole().and_then(number);
         let to = from + written.bytes();
         self.note_output(number, false, from, to);
+        self.note_priority(from, to);
         self.note_repeats(number);
         self.note_item(Item::Number);
         self.note_options(false);
@@ -401,6 +418,7 @@ impl Visitor for Declared {
     fn literal(&mut self, literal: Literal, from: u64) {
         let to = from + literal.written().len() as u64;
         self.note_output(None, literal == Literal::Null, from, to);
+        self.note_priority(from, to);
         if literal != Literal::Null {
             self.note_repeats(None);
         }

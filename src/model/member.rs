@@ -43,6 +43,8 @@ pub(super) enum Member {
     EarlierInput,
     /// Whether the answer is made in the background.
     Background,
+    /// The priority of the request in the server's own queue, in exactly this spelling: vLLM reads no other.
+    Priority,
     IncludeUsage,
     /// Files in base64.
     Files,
@@ -67,6 +69,7 @@ pub(super) fn member_of(name: &Text) -> Member {
         Member::Stream | Member::StreamOptions | Member::IncludeUsage => Member::LikeStream,
         Member::Output(field) => Member::LikeOutput(field),
         Member::Options(name) => Member::LikeOptions(name),
+        Member::Priority => Member::Other,
         member => member,
     }
 }
@@ -100,6 +103,7 @@ fn find(name: &[u8]) -> Member {
         b"previous_response_id" | b"conversation" => Member::EarlierInput,
         b"background" => Member::Background,
         b"include_usage" => Member::IncludeUsage,
+        b"priority" => Member::Priority,
         b"data" | b"file_data" | b"images" | b"image_data" | b"audio_data" => Member::Files,
         b"image_url" | b"audio_url" | b"video_url" | b"input_image" => Member::Locator,
         b"url" => Member::Url,

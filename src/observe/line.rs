@@ -46,6 +46,8 @@ pub(super) struct AccessLine {
     pub(super) tokens: Option<Tokens>,
     /// The code with which a limit that only counts would have refused the request.
     pub(super) would_refuse: Option<&'static str>,
+    /// How long the request waited in the queue of its upstream; `None` if it did not wait.
+    pub(super) queued: Option<Duration>,
 }
 
 impl AccessLine {
@@ -75,6 +77,7 @@ impl AccessLine {
             model: None,
             tokens: None,
             would_refuse: None,
+            queued: None,
         }
     }
 
@@ -177,6 +180,12 @@ impl AccessLine {
         write_number(out, b",\"duration_ms\":", whole);
         out.push(b'.');
         write_digits::<3>(out, thousandths);
+        if let Some(queued) = self.queued {
+            let (whole, thousandths) = millis(queued);
+            write_number(out, b",\"queued_ms\":", whole);
+            out.push(b'.');
+            write_digits::<3>(out, thousandths);
+        }
         write_word(out, b",\"outcome\":", self.outcome.word());
         write_field(out, b",\"model\":", self.model.as_deref());
         if let Some(Tokens { input, cached, output, by }) = self.tokens {
@@ -197,10 +206,11 @@ impl AccessLine {
         let client = self.client.map(|client| client.to_string());
         let tokens =
             self.tokens.map(|tokens| format!("{}+{},{}", tokens.input, tokens.output, tokens.by.name()));
+        let queued = self.queued.map(|queued| format!("{:.1}ms", queued.as_secs_f64() * 1e3));
         // Writing to a Vec does not fail.
         let _written = write!(
             out,
-            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{} id={}",
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
             // The path is escaped, so that it can't forge a log line.
@@ -208,6 +218,7 @@ impl AccessLine {
             took.as_secs_f64() * 1e3,
             self.bytes_sent,
             self.outcome.word(),
+            optional("queued", queued.as_deref()),
             optional("code", self.code),
             optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
             optional("key", self.named.key_id()),

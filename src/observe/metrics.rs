@@ -4,6 +4,7 @@
 //! configuration, codes, and ids of existing keys, never parts of a request.
 
 mod process;
+mod queues;
 mod sheet;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use super::usage::KeyLabel;
 use crate::denial::Code;
 use crate::key_store::redis::Health;
 use process::Process;
+pub(crate) use queues::QueueSample;
 use sheet::{Sheet, counted, counted_seconds, timed, valued};
 
 /// The content type of [`Scrape::encoded`].
@@ -41,6 +43,7 @@ pub(crate) struct Scrape {
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<EndpointSample>,
+    pub(crate) queues: Vec<QueueSample>,
     pub(crate) certificates: Vec<Certificate>,
     /// Numbers of lost log lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
@@ -163,6 +166,7 @@ impl Collector for Scrape {
         self.requests(&mut sheet)?;
         self.times(&mut sheet)?;
         self.levels(&mut sheet)?;
+        queues::write(&mut sheet, &self.queues, &self.tally, |key| self.key_id(key))?;
         self.keys(&mut sheet)?;
         self.shared(&mut sheet)?;
         self.kept(&mut sheet)?;
@@ -425,6 +429,7 @@ mod tests {
             reloads: Reloads::new(["keys"].into_iter()).state(),
             keys: Keys { next_ends: vec![("key_\"}\n#".to_owned(), Timestamp::MAX)], ..Keys::default() },
             endpoints: Vec::new(),
+            queues: Vec::new(),
             certificates: Vec::new(),
             lost_lines: vec![("stderr".to_owned(), 7)],
             left_out_lines: [("access", 5), ("audit", 0)],

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::token_minute::{OfModel, TokenSums};
 use super::usage::KeyLabel;
+use crate::config::Priority;
 use crate::token_report::Tokens;
 
 /// Maximum number of the last refusals that are kept with their details.
@@ -110,11 +111,41 @@ pub(crate) struct OfUpstream {
     pub(crate) connect: Histogram,
     /// Time from the moment a request had a connection to the head of the answer.
     pub(crate) response: Histogram,
+    /// The queue of the upstream; `None` if it has none.
+    pub(crate) queue: Option<Box<OfQueue>>,
+}
+
+/// Requests that passed through the queue of an upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct OfQueue {
+    /// Time that requests waited, by class.
+    pub(crate) waits: [Histogram; Priority::ALL.len()],
+    /// Numbers of requests that waited too long, by key.
+    pub(crate) timeouts: HashMap<KeyLabel, u64, RandomState>,
+}
+
+impl Default for OfQueue {
+    fn default() -> Self {
+        OfQueue { waits: Priority::ALL.map(|_| Histogram::new(OF_REQUESTS)), timeouts: HashMap::default() }
+    }
+}
+
+impl OfQueue {
+    fn add(&mut self, other: &OfQueue) {
+        self.waits.iter_mut().zip(&other.waits).for_each(|(ours, theirs)| ours.add(theirs));
+        for (key, count) in &other.timeouts {
+            *self.timeouts.entry(*key).or_default() += count;
+        }
+    }
 }
 
 impl Default for OfUpstream {
     fn default() -> Self {
-        OfUpstream { connect: Histogram::new(OF_REQUESTS), response: Histogram::new(OF_REQUESTS) }
+        OfUpstream {
+            connect: Histogram::new(OF_REQUESTS),
+            response: Histogram::new(OF_REQUESTS),
+            queue: None,
+        }
     }
 }
 
@@ -155,6 +186,10 @@ pub(super) struct Finished<'a> {
     pub(super) tokens: Option<(Arc<str>, Tokens)>,
     /// The code with which a limit that only counts would have refused the request.
     pub(super) would_refuse: Option<&'static str>,
+    /// The class of the request, and how long it waited in the queue of its upstream.
+    pub(super) queued: Option<(Priority, Duration)>,
+    /// Whether it waited too long.
+    pub(super) is_queue_timeout: bool,
 }
 
 impl Tally {
@@ -172,8 +207,16 @@ impl Tally {
         if let Some(added) = finished.added {
             self.added.observe(added);
         }
-        if finished.upstream.is_some() && (finished.connect.is_some() || finished.response.is_some()) {
+        let was_sent = finished.connect.is_some() || finished.response.is_some();
+        if finished.upstream.is_some() && (was_sent || finished.queued.is_some()) {
             let of_upstream = named(&mut self.upstreams, finished.upstream);
+            if let Some((class, waited)) = finished.queued {
+                let queue = of_upstream.queue.get_or_insert_default();
+                queue.waits.get_mut(class.index()).into_iter().for_each(|waits| waits.observe(waited));
+                if finished.is_queue_timeout {
+                    *queue.timeouts.entry(finished.key).or_default() += 1;
+                }
+            }
             finished.connect.into_iter().for_each(|connect| of_upstream.connect.observe(connect));
             finished.response.into_iter().for_each(|response| of_upstream.response.observe(response));
         }
@@ -237,6 +280,9 @@ impl Tally {
             let ours = named(&mut self.upstreams, Some(name));
             ours.connect.add(&theirs.connect);
             ours.response.add(&theirs.response);
+            if let Some(theirs) = &theirs.queue {
+                ours.queue.get_or_insert_default().add(theirs);
+            }
         }
         self.added.add(&other.added);
         self.finished += other.finished;
@@ -275,6 +321,9 @@ impl Tally {
         self.upstreams.retain(|upstream, _| !gone.upstreams.contains(upstream));
         for of_route in self.routes.values_mut() {
             of_route.requests.retain(|key, _| !gone.keys.contains(key));
+        }
+        for queue in self.upstreams.values_mut().filter_map(|of_upstream| of_upstream.queue.as_mut()) {
+            queue.timeouts.retain(|key, _| !gone.keys.contains(key));
         }
         self.tokens.retain(|(key, _, _), _| !gone.keys.contains(key));
         self.exhausted.retain(|policy, _| !gone.policies.contains(&**policy));
@@ -316,6 +365,8 @@ mod tests {
             response: None,
             tokens: None,
             would_refuse: None,
+            queued: None,
+            is_queue_timeout: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! State that all workers share, and facts about a connection that its requests use.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -27,6 +27,7 @@ use crate::state::Keeping;
 use crate::tokens::Learned;
 use crate::upstream::Endpoints;
 use crate::upstream::pool::WorkerPool;
+use crate::upstream::queue::Queues;
 use crate::upstream::request_body::PreludeMemory;
 
 /// State that all workers share, and that outlives a reload.
@@ -42,6 +43,7 @@ pub(crate) struct Gateway {
     /// The memory for the parts of bodies that are held back.
     pub(crate) prelude_memory: Arc<PreludeMemory>,
     pub(crate) endpoints: Endpoints,
+    pub(crate) queues: Queues,
     /// Whether the process is ending. Answers on HTTP/1 then close their connections.
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
@@ -58,6 +60,13 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// Notes that the process ends. Who waits for a slot of an upstream would be served too late, or not at
+    /// all, and another replica may serve it now.
+    pub(crate) fn begin_draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        self.queues.close();
+    }
+
     /// Returns what this replica says of itself to the others.
     pub(crate) fn replica(&self) -> Replica {
         let id = self.sharing.as_ref().map(|sharing| sharing.id.clone()).unwrap_or_default();

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::gateway::Peer;
 use super::seen_body::{self, HeldCap, SeenBody, caps_of, kind_of_body, learned_name};
-use crate::config::{Limits, ModelIn, Usage};
+use crate::config::{Limits, ModelIn, Priority, TellsPriority, Usage};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
 use crate::limit::Cost;
@@ -36,6 +36,8 @@ pub(super) struct Inspection {
     edits: Vec<Edit>,
     /// The most output tokens that the request may ask for.
     output: Option<u32>,
+    /// Whether the body's `priority` is set here, so that no other one may follow.
+    sets_priority: bool,
     estimate: Option<(Estimate, InputSize)>,
     limits: Limits,
     /// Whether the body names the model, and not the path or the query.
@@ -96,6 +98,7 @@ impl Inspection {
             needs_model,
             edits: Vec::new(),
             output: None,
+            sets_priority: false,
             estimate: None,
             limits: snapshot.limits,
             has_length: true,
@@ -194,6 +197,41 @@ impl Inspection {
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
     }
 
+    /// Whether the tokens of the request are counted, so that it has an account.
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.estimate.is_some()
+    }
+
+    /// Sets the body's `priority` by the request's class, where the upstream is told of it. A client's own is
+    /// taken out. Called behind [`Self::cost`].
+    ///
+    /// # Errors
+    ///
+    /// 400 if it is not certain where the server reads the priority, or if the configuration does not say what
+    /// requests on the route are.
+    pub(super) fn tell_priority(
+        inspection: &mut Option<Box<Self>>,
+        route: &Route,
+        method: &Method,
+        body: &RequestBody,
+        class: Priority,
+    ) -> Result<(), Denial> {
+        let Some(TellsPriority::Vllm) = route.upstream.tells_priority else { return Ok(()) };
+        if route.hides_output(method.as_str()) {
+            return Err(Denial::unclear_priority());
+        }
+        if !has_priority(route, method) || body.is_empty() {
+            return Ok(());
+        }
+        let inspection = inspection.as_mut().ok_or_else(Denial::unclear_priority)?;
+        let seen = inspection.seen.as_ref().ok_or_else(Denial::unclear_priority)?;
+        let edits = seen.prioritized(class, &inspection.edits)?;
+        inspection.edits.splice(0..0, edits);
+        inspection.edits.sort_by_key(|edit| edit.at);
+        inspection.sets_priority = true;
+        Ok(())
+    }
+
     /// Begins the exchange of an admitted request: asks for its usage, changes its body, and makes
     /// its account and the guard of the rest of its body.
     #[expect(clippy::too_many_arguments, reason = "all that an inspection takes effect on")]
@@ -290,11 +328,12 @@ impl Inspection {
             body.edit_prelude(&self.edits);
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
-        let is_checked = self.needs_model || self.output.is_some() || !self.has_length;
+        let is_checked = self.needs_model || self.output.is_some() || self.sets_priority || !self.has_length;
         let scan = self.seen.filter(|seen| !seen.is_whole && is_checked)?.scan;
         let (model, is_of_body) = (self.needs_model.then_some(self.model), self.is_of_body);
         let (prelude, passed) = (scan.bytes(), self.passed);
         let multiplier = scan.declared().multiplier();
+        let priorities = self.sets_priority.then_some(scan.declared().priorities.len());
         Some(Box::new(Guard {
             scan,
             model,
@@ -304,6 +343,7 @@ impl Inspection {
             prelude,
             passed,
             multiplier,
+            priorities,
         }))
     }
 }
@@ -324,9 +364,16 @@ fn look(
     let is_capped = caps_of(verdict.principal(), route, method).next().is_some();
     let names_model = matches!(route.model.place, ModelIn::Body | ModelIn::Form);
     let needs_model = names_model && verdict.needs_model();
-    let must = needs_model || is_capped || (route.uses_tokens(method) && verdict.has_token_limit(context));
+    let is_told = verdict.may_tell_priority() && has_priority(route, method);
+    let counts_tokens = route.uses_tokens(method) && verdict.has_token_limit(context);
+    let must = needs_model || is_capped || is_told || counts_tokens;
     let is_counted = keeps_usage && names_model && verdict.principal().is_some();
     Some(Look { kind, must, waits: must || is_counted })
+}
+
+/// Whether the bodies of such requests may have a `priority`: those that generate or embed.
+fn has_priority(route: &Route, method: &Method) -> bool {
+    route.uses_tokens(method) && kind_of_body(route, method) == Some(BodyKind::Json)
 }
 
 /// Checks the part of a body behind its prelude.
@@ -344,6 +391,8 @@ struct Guard {
     passed: Arc<AtomicU64>,
     /// How often the output is generated, as far as the prelude says.
     multiplier: u64,
+    /// How often the prelude has a `priority`, if that was set there; `None` if it was not.
+    priorities: Option<usize>,
 }
 
 impl UploadGuard for Guard {
@@ -360,6 +409,11 @@ impl UploadGuard for Guard {
         let is_other = self.model.as_ref().is_some_and(names_other);
         if is_other || (self.model.is_some() && self.scan.declared().has_other_model) {
             return Err(UploadFailure::UnclearModel);
+        }
+        let declared = self.scan.declared();
+        let has_more = |known: usize| declared.priorities.len() > known || declared.has_more_priorities;
+        if self.priorities.is_some_and(|known| has_more(known) || self.scan.is_faulty()) {
+            return Err(UploadFailure::LatePriority);
         }
         let Some(limit) = self.output else { return Ok(()) };
         let declared = self.scan.declared();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_MATCH,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use super::gateway::Peer;
+use super::turn::{class, who};
 use crate::config::ModelIn;
 use crate::denial::Denial;
 use crate::forward::body::ResponseBody;
@@ -27,6 +28,7 @@ use crate::observe::Times;
 use crate::snapshot::Snapshot;
 use crate::tap::TapSlot;
 use crate::upstream::Upstream;
+use crate::upstream::turn::Turn;
 use crate::upstream::upload::{Upload, UploadLimits};
 
 /// Longest list of models that is filtered, in bytes.
@@ -134,28 +136,35 @@ impl ListFilter {
         forwarded: Result<Forwarded, Denial>,
         request: ListRequest<'_>,
     ) -> Result<Forwarded, Denial> {
-        let is_head = request.is_head;
         let parts = std::mem::take(&mut self.parts);
+        let is_alone = parts.is_empty();
         let lists = parts.into_iter().map(|part| async {
             let name = part.permit.route().upstream.name.clone();
             let list = tokio::time::timeout(TIME_OF_PARTS, self.part(part, request)).await;
             (name, list.ok().flatten())
         });
-        let lists = join_all(lists).await;
         let own = match forwarded {
-            Ok(Forwarded::Answer(response)) if response.status().is_success() && is_head => {
+            Ok(Forwarded::Answer(response)) if response.status().is_success() && request.is_head => {
                 let (mut head, body) = response.into_parts();
                 without_length(&mut head.headers);
                 return Ok(Forwarded::Answer(Response::from_parts(head, body)));
             }
-            Ok(Forwarded::Answer(response)) if response.status().is_success() => self.own(response).await,
+            Ok(Forwarded::Answer(response)) if response.status().is_success() => Ok(response),
             // The list has only this one upstream.
-            other if lists.is_empty() => return other,
+            other if is_alone => return other,
             other => Err(match other {
                 Err(denial) => denial,
                 Ok(_) => self.broken("the list of models could not be read"),
             }),
         };
+        let own = async {
+            match own {
+                Ok(response) => self.own(response).await,
+                Err(denial) => Err(denial),
+            }
+        };
+        // All lists are read at once: an answer that waits for the others would hold its slot at its upstream.
+        let (own, lists) = join(own, join_all(lists)).await;
         let missing = lists.iter().filter(|(_, list)| list.is_none()).map(|(name, _)| name.to_string());
         let mut missing: Vec<String> = missing.collect();
         let mut others = lists.iter().filter_map(|(_, list)| list.as_ref());
@@ -193,7 +202,9 @@ impl ListFilter {
     async fn part(&self, part: PartOfList, request: ListRequest<'_>) -> Option<Bytes> {
         let PartOfList { permit, mut head } = part;
         let ListRequest { peer, target, limits, origin, .. } = request;
-        let name = permit.route().upstream.name.clone();
+        let upstream = permit.route().upstream.clone();
+        let class = class(permit.principal(), &head.headers).ok()?;
+        let turn = Turn::begin(&upstream, || who(permit.principal(), class));
         let mut times = Times::default();
         let forwarded = forward::forward(PermittedRequest {
             permit,
@@ -208,14 +219,15 @@ impl ListFilter {
             pool: &peer.pool,
             times: &mut times,
             tap: TapSlot::default(),
-            tokens: RequestTokens(None),
+            tokens: RequestTokens::default(),
+            turn,
         });
         let Ok(Forwarded::Answer(response)) = Box::pin(forwarded).await else { return None };
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             return None;
         }
-        self.shown(&head, body, &name).await.ok()
+        self.shown(&head, body, &upstream.name).await.ok()
     }
 
     /// Reads a list, and removes the entries that are not shown of it.

@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, Method};
 
-use crate::config::{Limits, ModelIn, OnExcess, OutputCap};
+use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority};
 use crate::denial::Denial;
 use crate::gate::Principal;
 use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings};
@@ -91,6 +91,26 @@ impl SeenBody {
             }
         }
         Ok(held)
+    }
+
+    /// Returns the changes after which the body has the priority of a class: 0, 1 or 2, the lowest first, as
+    /// vLLM reads it. `others`: the other changes, of which those at the same place follow.
+    ///
+    /// # Errors
+    ///
+    /// 400 if servers might disagree on the body, so that it is not certain which priority counts.
+    pub(crate) fn prioritized(&self, class: Priority, others: &[Edit]) -> Result<Vec<Edit>, Denial> {
+        let declared = self.declared();
+        let inside = declared.inside.filter(|_| !self.scan.is_faulty() && !declared.has_more_priorities);
+        let at = inside.ok_or_else(Denial::unclear_priority)?;
+        let number = class.index().to_string();
+        if declared.priorities.is_empty() {
+            let is_first = !declared.has_members && others.iter().all(|other| other.at != at);
+            let comma = if is_first { "" } else { "," };
+            return Ok(vec![Edit { at, length: 0, bytes: format!("\"priority\":{number}{comma}") }]);
+        }
+        let in_place = declared.priorities.iter();
+        Ok(in_place.map(|(from, to)| Edit { at: *from, length: to - from, bytes: number.clone() }).collect())
     }
 
     /// Checks what a body asks for against a cap. Returns the changes that lower it.

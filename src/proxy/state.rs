@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use jiff::Timestamp;
 
 use super::caller::Caller;
@@ -27,6 +27,9 @@ use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tokens::TokenAccount;
 use crate::upstream::request_body::RequestBody;
+
+/// Header with the time for which a request waited in the queue of its upstream, in milliseconds.
+const X_QUEUED_MS: HeaderName = HeaderName::from_static("x-bearward-queued-ms");
 
 /// The answer to a request that is not refused.
 pub(super) enum Handled {
@@ -191,6 +194,17 @@ impl RequestState {
         suspicions.for_each(|suspicion| self.record.suspected(suspicion));
     }
 
+    /// Returns the state of the limits after the request. What was charged to a request that waited and was
+    /// not sent was given back meanwhile.
+    fn take_limit_status(&mut self, peer: &Peer, is_refused: bool) -> Option<LimitStatus> {
+        let is_given_back = is_refused && self.times.queued.is_some() && self.times.ready.is_none();
+        let charged = self.limit_status.take().filter(|_| !is_given_back);
+        charged.or_else(|| {
+            let context = peer.gateway.context(&self.snapshot, Timestamp::UNIX_EPOCH);
+            gate::limit_status(self.principal.as_ref()?, self.route.as_ref(), context)
+        })
+    }
+
     /// Makes the answer to the request, and adds the headers that every answer carries.
     ///
     /// # Errors
@@ -212,10 +226,7 @@ impl RequestState {
             peer.activity.unauthenticated_use.note_abuse();
             return Err(StreamRefused.into());
         }
-        let limit_status = self.limit_status.take().or_else(|| {
-            let context = peer.gateway.context(&self.snapshot, Timestamp::UNIX_EPOCH);
-            gate::limit_status(self.principal.as_ref()?, self.route.as_ref(), context)
-        });
+        let limit_status = self.take_limit_status(peer, outcome.is_err());
         let (record, in_service, protocol) = (&mut self.record, self.in_service, caller.protocol);
         record.decided(self.times);
         let mut response = match outcome {
@@ -257,6 +268,7 @@ impl RequestState {
             limits.write_to(headers);
         }
         headers.insert(X_REQUEST_ID, self.request_id);
+        write_wait(&self.times, headers);
         if let Some(cors) = self.cors {
             cors.write_to(status, headers);
         }
@@ -266,6 +278,14 @@ impl RequestState {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
+    }
+}
+
+/// Writes how long a request has waited in the queue of its upstream, if it has waited.
+fn write_wait(times: &Times, headers: &mut HeaderMap) {
+    if let Some((_, waited)) = times.queued.filter(|(_, waited)| !waited.is_zero()) {
+        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(X_QUEUED_MS, HeaderValue::from(millis));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
 use crate::net::tls::{self, ListenerTls};
+use crate::proxy::Gateway;
 use crate::shared::Settings;
 use crate::snapshot::Snapshot;
 
@@ -128,7 +129,10 @@ impl Current {
             let section = wanted.tls.as_ref().filter(|_| is_other);
             certificates.push(section.map(tls::server_config).transpose()?);
         }
-        let compiled = Snapshot::new(&config, ids, &self.gateway.limiter, &self.gateway.endpoints)?;
+        let compiled = {
+            let Gateway { limiter, endpoints, queues, .. } = &*self.gateway;
+            Snapshot::new(&config, ids, limiter, endpoints, queues)?
+        };
         let shared = config.shared.as_ref().map(Settings::of).transpose()?;
         Ok(ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared })
     }

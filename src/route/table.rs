@@ -70,8 +70,9 @@ impl RouteTable {
     #[cfg(any(test, feature = "fuzzing"))]
     #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
     pub(crate) fn of(config: &Config) -> Self {
-        let endpoints = crate::upstream::Endpoints::default();
-        let upstream = |upstream| Arc::new(Upstream::new(upstream, &endpoints).unwrap());
+        let (endpoints, queues) =
+            (crate::upstream::Endpoints::default(), crate::upstream::queue::Queues::default());
+        let upstream = |upstream| Arc::new(Upstream::new(upstream, &endpoints, &queues).unwrap());
         let upstreams: Vec<_> = config.upstreams.iter().map(upstream).collect();
         RouteTable::new(config, &upstreams, &Limiter::new(crate::clock::Clock::system(), usize::MAX)).unwrap()
     }

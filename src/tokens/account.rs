@@ -27,6 +27,42 @@ pub(crate) struct Reservation {
     pub(crate) cost: Cost,
 }
 
+/// The charges of a request whose tokens nobody counts, until the request is sent to upstream. Dropping them
+/// takes them back.
+pub(crate) struct Charges {
+    limiter: Arc<Limiter>,
+    reservation: Option<Box<Reservation>>,
+}
+
+impl Charges {
+    pub(crate) fn new(limiter: &Arc<Limiter>, reservation: Box<Reservation>) -> Self {
+        Charges { limiter: limiter.clone(), reservation: Some(reservation) }
+    }
+
+    /// Keeps the charges: the request is sent.
+    pub(crate) fn keep(mut self) {
+        self.settle(Cost::REQUEST);
+    }
+
+    fn settle(&mut self, used: Cost) {
+        if let Some(reservation) = self.reservation.take() {
+            self.limiter.settle(&reservation.debits, reservation.cost, used);
+        }
+    }
+}
+
+impl Drop for Charges {
+    fn drop(&mut self) {
+        self.settle(Cost::NOTHING);
+    }
+}
+
+impl fmt::Debug for Charges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charges").field("reservation", &self.reservation).finish_non_exhaustive()
+    }
+}
+
 /// The account of one request.
 pub(crate) struct TokenAccount {
     limiter: Arc<Limiter>,
@@ -128,10 +164,11 @@ impl TokenAccount {
         }
         if let Some(reservation) = &self.reservation {
             let Reservation { debits, cost } = &**reservation;
+            let of_request = if self.is_sent { Cost::REQUEST } else { Cost::NOTHING };
             let used = Cost {
                 input_tokens: used.map_or(0, |tokens| saturated(tokens.input)),
                 output_tokens: used.map_or(0, |tokens| saturated(tokens.output)),
-                ..Cost::REQUEST
+                ..of_request
             };
             self.limiter.settle(debits, *cost, used);
         }

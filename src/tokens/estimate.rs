@@ -81,6 +81,7 @@ impl Estimate {
     /// Returns the cost to reserve.
     pub(crate) fn cost(self) -> Cost {
         Cost {
+            may_be_taken_back: false,
             input_tokens: self.input,
             least_input_tokens: self.least_input,
             output_tokens: self.output,

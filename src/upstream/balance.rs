@@ -2,6 +2,7 @@
 //!
 //! `forward` calls this module for each attempt, and the pool calls it for the addresses of a host
 //! name.
+//! Where endpoints have slots, one with a free slot is chosen.
 //! Invariant: an endpoint that fails its health checks is never picked.
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::compiled::Upstream;
 use super::endpoints::Endpoint;
+use super::queue::{Destination, Free, Place};
 use crate::config::Balance;
 
 impl Upstream {
@@ -91,6 +93,68 @@ impl Upstream {
         // The sort is stable, so equally healthy addresses keep the resolver's order.
         others.sort_by_key(|other| !other.health.is_healthy());
         others
+    }
+}
+
+impl Destination for Upstream {
+    fn id(&self) -> u64 {
+        // All endpoints have the same slots, unless they have slots of their own.
+        self.queue.as_ref().filter(|queue| queue.of_sets.is_some()).map_or(0, |queue| queue.id)
+    }
+
+    fn take(&self, tried: &[Arc<Endpoint>]) -> Free {
+        let Some(queue) = &self.queue else {
+            debug_assert!(false, "{} has no queue", self.name);
+            return Free::Nowhere;
+        };
+        if queue.of_sets.is_some() {
+            return self.take_at_endpoint(tried);
+        }
+        match queue.shared.whole().take() {
+            Some(slot) => Free::Taken(Place { _slot: slot, endpoint: None }),
+            None if self.has_addresses() && !self.has_untried(tried) => Free::Nowhere,
+            None => Free::Busy,
+        }
+    }
+}
+
+impl Upstream {
+    /// Takes a slot of an endpoint that is not in `tried`. A healthy endpoint goes before an ejected one,
+    /// whether it has a free slot or not.
+    fn take_at_endpoint(&self, tried: &[Arc<Endpoint>]) -> Free {
+        loop {
+            let (mut free, mut free_others) = (Candidates::new(), Candidates::new());
+            let (now, mut due, mut has_healthy, mut has_others) = (Instant::now(), None, false, false);
+            for set in &self.sets {
+                let has_room = set.slots.has_room();
+                set.visit(|endpoint| {
+                    if !is_untried(endpoint, tried) {
+                        return true;
+                    }
+                    let is_healthy = endpoint.health.is_healthy();
+                    (has_healthy, has_others) = (has_healthy | is_healthy, has_others | !is_healthy);
+                    match is_healthy {
+                        _ if !has_room => {}
+                        true => free.push(endpoint.clone()),
+                        false if endpoint.health.try_claim_probe(now) => due = Some(endpoint.clone()),
+                        false => free_others.push(endpoint.clone()),
+                    }
+                    due.is_none()
+                });
+                if due.is_some() {
+                    break;
+                }
+            }
+            let chosen = due.or_else(|| self.choose(if has_healthy { free } else { free_others }));
+            let Some(endpoint) = chosen else {
+                let may_come = has_healthy || has_others || self.awaits_look_up();
+                return if may_come { Free::Busy } else { Free::Nowhere };
+            };
+            // Another thread may have taken the last slot meanwhile.
+            if let Some(slot) = self.set_of(&endpoint).and_then(|set| set.slots.take()) {
+                return Free::Taken(Place { _slot: slot, endpoint: Some(endpoint) });
+            }
+        }
     }
 }
 

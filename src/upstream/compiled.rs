@@ -3,6 +3,7 @@
 //! `snapshot` compiles an upstream, `forward` picks endpoints from it, and `app` checks their
 //! health. [`super::balance`] chooses the endpoint for a request.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -11,9 +12,14 @@ use http::HeaderValue;
 
 use super::connect_error::ConnectError;
 use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named, authority_of};
+use super::health::LONGEST_EJECTION;
+use super::queue::{Queue, Queues};
+use super::slots::Slots;
 use super::tls::{CertificateProblem, ClientTls};
 use crate::config::fault::Faults;
-use crate::config::{self, Ambiguity, Balance, HealthCheck, Pool, Timeouts, UpstreamCredential, Usage};
+use crate::config::{
+    self, Ambiguity, Balance, HealthCheck, Pool, TellsPriority, Timeouts, UpstreamCredential, Usage,
+};
 use crate::path_pattern::reading::PathReading;
 
 /// A named upstream, compiled from the configuration.
@@ -34,6 +40,21 @@ pub(crate) struct Upstream {
     pub(crate) resolve: Duration,
     /// Whether the upstream is asked for the usage of streams; `None` to decide by the route.
     pub(crate) usage: Option<Usage>,
+    /// The queue for the slots of the upstream; `None` if any number of requests may be at it.
+    pub(crate) queue: Option<UpstreamQueue>,
+    /// The server whose own queue is told the class of each request.
+    pub(crate) tells_priority: Option<TellsPriority>,
+}
+
+/// The queue of an upstream, and what the configuration says of it.
+#[derive(Debug)]
+pub(crate) struct UpstreamQueue {
+    pub(crate) shared: Arc<Queue>,
+    pub(crate) settings: config::Queue,
+    /// The slots of each endpoint set; `None` if the slots are of all of them together.
+    pub(crate) of_sets: Option<Vec<u32>>,
+    /// A number that upstreams share which have the same slots.
+    pub(super) id: u64,
 }
 
 /// Settings for choosing the endpoint of a request.
@@ -71,19 +92,43 @@ pub(crate) struct PathRules {
     pub(crate) reading: Option<PathReading>,
 }
 
+impl UpstreamQueue {
+    /// Returns the slots that are taken, and how many there are. `sets`: the endpoint sets of the upstream.
+    pub(crate) fn slots(&self, sets: &[Arc<EndpointSet>]) -> (u64, u64) {
+        let whole = [self.shared.whole()];
+        let all: Vec<_> = match self.of_sets {
+            Some(_) => sets.iter().map(|set| &set.slots).collect(),
+            None => whole.to_vec(),
+        };
+        let sum = |number: fn(&Slots) -> u32| all.iter().map(|slots| u64::from(number(slots))).sum::<u64>();
+        (sum(Slots::taken), sum(Slots::limit))
+    }
+}
+
 impl Upstream {
     /// Compiles an upstream from its configuration.
     ///
     /// # Errors
     ///
     /// Returns all faults of the upstream's TLS files.
-    pub(crate) fn new(config: &config::Upstream, endpoints: &Endpoints) -> Result<Self, Faults> {
+    pub(crate) fn new(
+        config: &config::Upstream,
+        endpoints: &Endpoints,
+        queues: &Queues,
+    ) -> Result<Self, Faults> {
         let has_tls =
-            config.endpoints.iter().any(|address| matches!(address, config::EndpointAddress::Https(_)));
+            config.endpoints.iter().any(|endpoint| matches!(endpoint.url, config::EndpointAddress::Https(_)));
         let tls = has_tls.then(|| ClientTls::load(&config.tls)).transpose()?;
-        let sets = config.endpoints.iter().map(|address| {
-            let tls = tls.as_ref().filter(|_| matches!(address, config::EndpointAddress::Https(_)));
-            endpoints.find_or_make(&config.name, address, tls)
+        let sets = config.endpoints.iter().map(|endpoint| {
+            let tls = tls.as_ref().filter(|_| matches!(endpoint.url, config::EndpointAddress::Https(_)));
+            endpoints.find_or_make(&config.name, endpoint, tls)
+        });
+        let sets: Vec<_> = sets.collect();
+        let queue = config.queue.as_ref().map(|settings| UpstreamQueue {
+            shared: queues.find_or_make(&config.name, settings),
+            settings: settings.clone(),
+            of_sets: config.endpoints.iter().map(|endpoint| endpoint.slots).collect(),
+            id: slots_id(&sets),
         });
         debug_assert!(!config.endpoints.is_empty(), "an upstream has an endpoint");
         let host = config.host.as_ref().map(|host| HeaderValue::try_from(host.as_str())).transpose();
@@ -91,7 +136,7 @@ impl Upstream {
         let host = host.ok().flatten();
         Ok(Upstream {
             name: config.name.as_str().into(),
-            sets: sets.collect(),
+            sets,
             selection: Selection {
                 balance: config.balance,
                 rounds: AtomicUsize::new(0),
@@ -107,6 +152,8 @@ impl Upstream {
             check: config.health.clone(),
             resolve: config.resolve,
             usage: config.usage,
+            queue,
+            tells_priority: config.priority,
         })
     }
 
@@ -130,10 +177,13 @@ impl Upstream {
         self.sets.iter().flat_map(|set| set.endpoints()).collect()
     }
 
-    /// Iterates over the endpoint sets, each with the name of this upstream. A later snapshot finds
-    /// an endpoint set by this name.
-    pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>)> {
-        self.sets.iter().map(|set| (&*self.name, set))
+    /// Iterates over the endpoint sets, each with the name of this upstream, and the slots that the set has;
+    /// `None` if the slots are of all sets together. A later snapshot finds an endpoint set by this name.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (&str, &Arc<EndpointSet>, Option<u32>)> {
+        let slots = self.queue.as_ref().and_then(|queue| queue.of_sets.as_deref()).unwrap_or_default();
+        let others = if self.queue.is_some() { None } else { Some(u32::MAX) };
+        let slots = slots.iter().copied().map(Some).chain(std::iter::repeat(others));
+        self.sets.iter().zip(slots).map(|(set, slots)| (&*self.name, set, slots))
     }
 
     pub(super) fn visit(&self, mut visit: impl FnMut(&Arc<Endpoint>) -> bool) -> bool {
@@ -155,6 +205,7 @@ impl Upstream {
             // A lookup is requested, because the host name may have other addresses by now.
             named.request_look_up();
         }
+        self.hand_out_behind_ejection();
         let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
         tracing::warn!(
@@ -172,6 +223,28 @@ impl Upstream {
     pub(crate) fn note_success(&self, endpoint: &Endpoint) {
         if endpoint.health.record_success() {
             tracing::info!(upstream = &*self.name, %endpoint, "an ejected endpoint accepts connections again");
+            self.note_change();
+        }
+    }
+
+    /// Hands out slots when the ejection of an endpoint is over: it may be the only one that has free slots, and
+    /// then one of those who wait probes it.
+    fn hand_out_behind_ejection(&self) {
+        let with_slots = self.queue.as_ref().filter(|queue| queue.of_sets.is_some());
+        if let (Some(queue), Ok(runtime)) = (with_slots, tokio::runtime::Handle::try_current()) {
+            let shared = queue.shared.clone();
+            runtime.spawn(async move {
+                tokio::time::sleep(LONGEST_EJECTION).await;
+                shared.hand_out_awaited();
+            });
+        }
+    }
+
+    /// Notes that the health or the addresses of the upstream have changed: those who wait may have a slot
+    /// now, or no endpoint.
+    pub(crate) fn note_change(&self) {
+        if let Some(queue) = &self.queue {
+            queue.shared.hand_out_awaited();
         }
     }
 
@@ -217,9 +290,20 @@ impl Upstream {
         https().next().map(|(_, tls)| tls.certificate_problems(&hosts)).unwrap_or_default()
     }
 
+    /// Whether a first lookup of one of the upstream's host names has not ended.
+    pub(super) fn awaits_look_up(&self) -> bool {
+        self.named().any(|named| named.look_up() == LookUp::Pending)
+    }
+
     fn named(&self) -> impl Iterator<Item = &Named> {
         self.sets.iter().filter_map(|set| set.named())
     }
+}
+
+/// Returns a number that lists of the same endpoint sets share.
+fn slots_id(sets: &[Arc<EndpointSet>]) -> u64 {
+    let places: Vec<usize> = sets.iter().map(|set| Arc::as_ptr(set).addr()).collect();
+    foldhash::quality::FixedState::default().hash_one(places)
 }
 
 #[cfg(test)]
@@ -235,7 +319,7 @@ mod tests {
             "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1, http://127.0.0.2:1, http://127.0.0.3:1]{fields}}}]\nkeys: {{path: k.yaml}}\n"
         );
         let config = Config::parse(Path::new("c.yaml"), &source, &|_| None).unwrap();
-        Upstream::new(&config.upstreams[0], endpoints).unwrap()
+        Upstream::new(&config.upstreams[0], endpoints, &Queues::default()).unwrap()
     }
 
     fn picked(upstream: &Upstream, times: usize) -> Vec<usize> {

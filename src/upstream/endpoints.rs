@@ -17,6 +17,7 @@ use http::HeaderValue;
 use tokio::sync::{Notify, watch};
 
 use super::health::Health;
+use super::slots::Slots;
 use super::tls::ClientTls;
 use crate::config;
 
@@ -96,6 +97,8 @@ pub(super) fn authority_of(address: Option<&config::EndpointAddress>) -> HeaderV
 #[derive(Debug)]
 pub(crate) struct EndpointSet {
     pub(crate) address: config::EndpointAddress,
+    /// The slots of these endpoints together; without a limit if they have none of their own.
+    pub(crate) slots: Arc<Slots>,
     tls: Option<ClientTls>,
     members: Members,
 }
@@ -134,10 +137,15 @@ pub(crate) enum LookUp {
 impl EndpointSet {
     fn new(
         address: &config::EndpointAddress,
+        slots: Option<u32>,
         tls: Option<&ClientTls>,
         wake: &Arc<Notify>,
         before: Option<&EndpointSet>,
     ) -> Self {
+        let slots = match before {
+            Some(before) => before.slots.clone(),
+            None => Arc::new(Slots::new(slots.unwrap_or(u32::MAX))),
+        };
         let members = match address.host_and_port() {
             Some((host, port)) => match host.parse::<IpAddr>() {
                 Ok(ip) => {
@@ -147,7 +155,7 @@ impl EndpointSet {
             },
             None => Members::Fixed(fixed_endpoint(address, None, tls, before)),
         };
-        EndpointSet { address: address.clone(), tls: tls.cloned(), members }
+        EndpointSet { address: address.clone(), slots, tls: tls.cloned(), members }
     }
 
     /// Returns the only endpoint, if the configured endpoint needs no lookup.
@@ -357,21 +365,30 @@ impl Endpoints {
     pub(super) fn find_or_make(
         &self,
         upstream: &str,
-        address: &config::EndpointAddress,
+        endpoint: &config::ConfiguredEndpoint,
         tls: Option<&ClientTls>,
     ) -> Arc<EndpointSet> {
+        let config::ConfiguredEndpoint { url: address, slots } = endpoint;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.get(&(upstream.to_owned(), address.clone()));
         match before.filter(|set| set.tls.as_ref() == tls) {
             Some(same) => same.clone(),
-            None => Arc::new(EndpointSet::new(address, tls, &self.wake, before.map(AsRef::as_ref))),
+            None => Arc::new(EndpointSet::new(address, *slots, tls, &self.wake, before.map(AsRef::as_ref))),
         }
     }
 
-    /// Replaces the endpoint sets in use.
-    pub(crate) fn adopt<'s>(&self, in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>)>) {
-        let adopted =
-            in_use.map(|(upstream, set)| ((upstream.to_owned(), set.address.clone()), set.clone())).collect();
+    /// Replaces the endpoint sets in use, each of which has the given number of slots from now on; `None`: as many
+    /// as before, because the upstream has slots for all of them together.
+    pub(crate) fn adopt<'s>(
+        &self,
+        in_use: impl Iterator<Item = (&'s str, &'s Arc<EndpointSet>, Option<u32>)>,
+    ) {
+        let adopted = in_use
+            .map(|(upstream, set, slots)| {
+                slots.into_iter().for_each(|slots| set.slots.set_limit(slots));
+                ((upstream.to_owned(), set.address.clone()), set.clone())
+            })
+            .collect();
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = adopted;
         self.wake.notify_one();
     }
@@ -387,7 +404,7 @@ mod tests {
 
     fn named() -> EndpointSet {
         let address = config::EndpointAddress::Http("model.internal:81".to_owned());
-        EndpointSet::new(&address, None, &Arc::default(), None)
+        EndpointSet::new(&address, None, None, &Arc::default(), None)
     }
 
     fn sockets(set: &EndpointSet) -> Vec<String> {
@@ -431,7 +448,7 @@ mod tests {
 
     #[test]
     fn an_address_or_unix_socket_is_one_endpoint() {
-        let made = |address| EndpointSet::new(&address, None, &Arc::default(), None);
+        let made = |address| EndpointSet::new(&address, None, None, &Arc::default(), None);
         for (address, socket) in [
             (config::EndpointAddress::Http("127.0.0.1".to_owned()), "127.0.0.1:80"),
             (config::EndpointAddress::Https("[::1]:8443".to_owned()), "[::1]:8443"),

@@ -183,7 +183,7 @@ impl WorkerPool {
         endpoint: &Arc<Endpoint>,
     ) -> Lease {
         let (endpoint, upstream, idle) = (endpoint.clone(), upstream.clone(), self.idle.clone());
-        Lease { connection, is_reused, is_reusable: true, in_flight, endpoint, upstream, idle }
+        Lease { connection, is_reused, is_reusable: true, in_flight, turn: None, endpoint, upstream, idle }
     }
 
     /// Finds a live connection for the request: an HTTP/2 connection with a free stream, or else an

@@ -134,6 +134,8 @@ pub(crate) enum UploadFailure {
     UnclearModel,
     /// The rest of the body asks for more output than is allowed.
     TooMuchOutput,
+    /// The body sets its priority behind the part that was looked at.
+    LatePriority,
 }
 
 /// Error of a request's body: the client closed the connection, or the body's framing was

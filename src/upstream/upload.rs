@@ -77,6 +77,7 @@ const STALLED: u8 = 4;
 const BROKEN: u8 = 5;
 const UNCLEAR_MODEL: u8 = 6;
 const TOO_MUCH_OUTPUT: u8 = 7;
+const LATE_PRIORITY: u8 = 8;
 
 /// Checks a request's body as it is forwarded.
 pub(crate) trait UploadGuard: Send + Sync {
@@ -157,6 +158,7 @@ impl UploadProgress {
             BROKEN => Some(UploadFailure::Broken),
             UNCLEAR_MODEL => Some(UploadFailure::UnclearModel),
             TOO_MUCH_OUTPUT => Some(UploadFailure::TooMuchOutput),
+            LATE_PRIORITY => Some(UploadFailure::LatePriority),
             _ => None,
         }
     }
@@ -285,6 +287,7 @@ impl Uploading {
             UploadFailure::Broken => BROKEN,
             UploadFailure::UnclearModel => UNCLEAR_MODEL,
             UploadFailure::TooMuchOutput => TOO_MUCH_OUTPUT,
+            UploadFailure::LatePriority => LATE_PRIORITY,
         };
         self.progress.moved(state);
         self.tap.ended(BodyEnd::Failed);

@@ -380,7 +380,7 @@ class Busy:
             "groups: [{name: team, budgets: [{requests: 1G, every: day}]}]\n"
             f"state: {{path: {directory}/state}}\n"
         )
-        gone = "}, {name: gone, endpoints: [http://127.0.0.1:1]"
+        gone = ", queue: {slots: 1000}}, {name: gone, endpoints: [http://127.0.0.1:1]"
         self.gateway = Gateway(model, self.KEYS, tls=True, plain_too=True, admin=True, config=config, fields=gone)
         self.stopping = threading.Event()
         self.asking = threading.Thread(target=self.ask, daemon=True)

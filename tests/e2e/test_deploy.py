@@ -877,6 +877,7 @@ NOT_CAUSED = [
     ("KeysHeld", {f"bearward_keys_held{{{OF}}}": "2x30"}),
     ("InternalError", {f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "0x20 1x10"}),
     ("Overloaded", {f'bearward_refusals_total{{{OF}, code="OVERLOADED"}}': "0+60x30"}),
+    ("QueueTooLong", {f'bearward_refusals_total{{{OF}, code="QUEUE_TIMEOUT"}}': "0+60x30"}),
     (
         "Slow",
         {

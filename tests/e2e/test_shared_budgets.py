@@ -82,6 +82,33 @@ def used(replica, key):
     return budget["used"]
 
 
+def test_a_request_that_waits_too_long_takes_nothing_from_the_limits_of_all_replicas(stub, redis):
+    """Windows and budgets in the server, of requests and of tokens, are as before the wait."""
+    stub.delay = 5
+    windows = ", rate_limits: [{requests: 1000, per: 1d, burst: 1000}, {tokens: 6000, per: 1d, burst: 6000}]"
+    budgets = "{requests: 1000, every: month}, {tokens: 6000, every: month}"
+    groups = f"groups: [{{name: team{windows}, budgets: [{budgets}]}}, {{name: free}}]"
+    config = f"{ROUTES}shared: {{redis: {redis.shared}, timeout: 1s}}\n{groups}\n"
+    keys = {"member": ["--permissions", "read", "--group", "team"], "free": ["--permissions", "read", "--group", "free"]}
+    with Gateway(stub.port, keys, config=config, fields=", queue: {slots: 1, max_wait: 200ms}", admin=True) as replica:
+        wait_for("the replica reaches the server", lambda: is_available(replica))
+        with ThreadPoolExecutor(9) as pool:
+            # A charge that is kept, so that the server has buckets.
+            stub.delay = 0
+            assert ask(replica.port, replica.tokens["member"])[0] == 200
+            stub.delay = 5
+            holding = pool.submit(ask, replica.port, replica.tokens["free"])
+            wait_for("the slot is taken", lambda: replica.admin_status()["queues"][0]["slots_taken"] == 1)
+            waiting = [pool.submit(ask, replica.port, replica.tokens["member"]) for _ in range(8)]
+            answers = [one.result() for one in waiting]
+            assert {(status, body["error"]["code"]) for status, body in answers} == {(503, "QUEUE_TIMEOUT")}
+            me = lambda: ask(replica.port, replica.tokens["member"], "GET", "/.bearward/me")[1]
+            wait_for("the budgets are as before", lambda: [one["used"] for one in me()["budgets"]] == [1, COST])
+            left = lambda: [one["remaining"] for one in me()["limits"]]
+            wait_for("the windows are as before", lambda: left() == [999, 6000 - COST])
+            assert holding.result()[0] == 200
+
+
 class Spenders:
     """Threads that send requests to all replicas until they are stopped. `seen`: the statuses."""
 

@@ -41,6 +41,7 @@ mod output_caps;
 mod page;
 mod placeholders;
 mod process;
+mod queues;
 mod reload;
 mod resources;
 mod reuse;

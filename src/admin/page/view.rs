@@ -35,6 +35,7 @@ pub(super) struct Status {
     pub(super) refusals: BTreeMap<String, u64>,
     pub(super) keys: KeyCounts,
     pub(super) endpoints: Vec<EndpointView>,
+    pub(super) queues: Vec<QueueView>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
@@ -105,6 +106,23 @@ pub(super) struct EndpointView {
     pub(super) fault: Option<String>,
     pub(super) look_up_fault: Option<String>,
     pub(super) requests_in_flight: u64,
+}
+
+/// The queue of an upstream.
+#[derive(Deserialize)]
+pub(super) struct QueueView {
+    pub(super) upstream: String,
+    pub(super) slots: u64,
+    pub(super) slots_taken: u64,
+    pub(super) waiting: Waiting,
+}
+
+/// Requests that wait in a queue, by class.
+#[derive(Deserialize)]
+pub(super) struct Waiting {
+    pub(super) interactive: u64,
+    pub(super) standard: u64,
+    pub(super) batch: u64,
 }
 
 #[derive(Deserialize)]

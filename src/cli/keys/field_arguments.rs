@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::values::label;
 use crate::config::network::{NetworkFault, network_of};
-use crate::config::{is_group_name, parse_budget, parse_output_cap};
+use crate::config::{Priority, is_group_name, parse_budget, parse_output_cap};
 use crate::keys::KeyRecord;
 use crate::keys::field::{Field, Form, SetBy, Value};
 use crate::keys::fields::FIELDS;
@@ -78,6 +78,7 @@ fn argument(field: &'static Field, name: &'static str) -> Arg {
         Form::Budgets => argument.value_name("BUDGET").action(ArgAction::Append),
         Form::Count => argument.value_name("N"),
         Form::OutputCap => argument.value_name("N[/lower]"),
+        Form::Priority => argument.value_name("CLASS"),
         _ => argument.value_name("TEXT"),
     }
 }
@@ -106,6 +107,9 @@ fn parse(form: Form, text: &str) -> Result<Value, String> {
         Form::OutputCap => {
             parse_output_cap(text).map(Value::OutputCap).ok_or_else(|| "as in 4096, or 4096/lower".to_owned())
         }
+        Form::Priority => Priority::named(text)
+            .map(Value::Priority)
+            .ok_or_else(|| "one of interactive, standard and batch".to_owned()),
         Form::Pairs => match text.split_once('=') {
             Some((name, value)) if !name.is_empty() => {
                 Ok(Value::Pairs(BTreeMap::from([(name.to_owned(), value.to_owned())])))

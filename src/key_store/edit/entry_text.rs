@@ -62,6 +62,7 @@ fn text(value: Value) -> Text {
             ("max_output_tokens".to_owned(), Text::Plain(cap.max_output_tokens.to_string())),
             ("on_excess".to_owned(), Text::Plain(cap.on_excess.name().to_owned())),
         ]),
+        Value::Priority(priority) => Text::Plain(priority.name().to_owned()),
         Value::Networks(networks) => list(networks.iter().map(ToString::to_string).collect()),
         Value::Words(words) => list(words),
         Value::Pairs(pairs) => {

@@ -23,6 +23,7 @@ use crate::upstream::exchange::{Answer, Body, Sent};
 use crate::upstream::health::InFlightGuard;
 use crate::upstream::http1::Http1;
 use crate::upstream::request::UpstreamRequest;
+use crate::upstream::turn::Turn;
 use crate::upstream::upload::Upload;
 
 /// A connection in use by one request. Dropping the lease closes the connection, or resets the
@@ -36,6 +37,8 @@ pub(crate) struct Lease {
     /// Whether another request may use the connection after this request.
     pub(super) is_reusable: bool,
     pub(super) in_flight: InFlightGuard,
+    /// The request's turn at the upstream; `None` if that has no queue.
+    pub(crate) turn: Option<Box<Turn>>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) idle: Arc<IdleConnections>,
@@ -163,8 +166,8 @@ impl Lease {
 
     /// Turns the lease of a connection that has become a tunnel into a guard. The request is in
     /// flight until the guard is dropped.
-    pub(crate) fn into_tunnel(self) -> InFlightGuard {
-        self.in_flight
+    pub(crate) fn into_tunnel(self) -> (InFlightGuard, Option<Box<Turn>>) {
+        (self.in_flight, self.turn)
     }
 }
 

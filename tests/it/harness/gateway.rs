@@ -70,6 +70,7 @@ impl Gateway {
         Self::at(&format!("http://{}", upstream.address))
     }
 
+    /// `endpoint`: its address, or endpoints with slots in flow style.
     pub fn at(endpoint: &str) -> Self {
         Gateway {
             upstream: endpoint.to_owned(),
@@ -181,8 +182,11 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [\"{}\"]{}}}\n{}keys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
-            self.upstream,
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [{}]{}}}\n{}keys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
+            match self.upstream.starts_with('{') {
+                true => self.upstream.clone(),
+                false => format!("\"{}\"", self.upstream),
+            },
             self.upstream_fields,
             self.more_upstreams,
             path("keys.yaml").display(),
