@@ -13,6 +13,7 @@ import os
 import pathlib
 import random
 import resource
+import socket
 import statistics
 import sys
 import time
@@ -65,23 +66,37 @@ async def ask(port, key, body, more=""):
         writer.close()
 
 
+def has_left(side):
+    """Whether the client has closed the connection, noticed or not."""
+    peek = socket.fromfd(side.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        return peek.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        peek.close()
+
+
 class Server:
     """A model server that takes a known time for each request, and counts how many are there at once."""
 
     def __init__(self, seconds):
-        self.seconds, self.now, self.most, self.requests = seconds, 0, 0, 0
+        self.seconds, self.sockets, self.most, self.requests = seconds, set(), 0, 0
         self.is_held = asyncio.Event()
         self.is_held.set()
 
     async def serve(self, reader, writer):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(Answer(b"HTTP/1.1 0\r\n" + head, b"").headers.get("content-length", 0))
                 body = json.loads(await reader.readexactly(length) or b"{}")
-                self.now += 1
+                side = writer.get_extra_info("socket")
+                self.sockets.add(side)
                 self.requests += 1
-                self.most = max(self.most, self.now)
+                self.most = max(self.most, sum(not has_left(other) for other in self.sockets))
                 try:
                     # A client that leaves closes the connection, as llama.cpp sees it.
                     left = asyncio.ensure_future(reader.read(1))
@@ -91,8 +106,9 @@ class Server:
                         work.cancel()
                         return
                     left.cancel()
+                    await asyncio.wait({left})
                 finally:
-                    self.now -= 1
+                    self.sockets.discard(side)
                 tokens = body.get("max_tokens", 1)
                 text = json.dumps({"usage": {"prompt_tokens": 0, "completion_tokens": tokens}}).encode()
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(text) + text)
@@ -109,6 +125,11 @@ class Server:
 
     async def __aexit__(self, *_):
         self.listener.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others)
 
 
 def gateway(port, keys, queue, config=""):
@@ -141,38 +162,41 @@ def chat(tokens, seed=1):
 
 
 async def flood(port, key, count, tokens):
-    """Sends requests at once. Returns their answers, and the time until the last one."""
-    began = time.monotonic()
-    answers = await asyncio.gather(*(ask(port, key, chat(tokens, seed)) for seed in range(count)))
+    """Sends requests of different lengths at once. Returns their answers, and the time until the last one."""
+    began, chance = time.monotonic(), random.Random(1)
+    lengths = [chance.randint(tokens // 2, tokens * 3 // 2) for _ in range(count)]
+    answers = await asyncio.gather(*(ask(port, key, chat(length, seed)) for seed, length in enumerate(lengths)))
     assert all(answer.status == 200 for answer in answers), {answer.status for answer in answers}
     return answers, time.monotonic() - began
 
 
-async def of_llama(rounds, tokens):
+async def of_llama(rounds, short, long):
+    """`short` and `long`: mean lengths of answers in tokens, for many rounds and for long waits."""
     with llama_server() as (port, _), gateway(port, {"flood": [], "other": []}, f"{{slots: {MODEL_SLOTS}, max_waiting: 1000, max_wait: 10m}}") as through:
         key = through.tokens["flood"]
-        await flood(port, key, 20, tokens)
+        await flood(port, key, 20, short)
         direct, guarded = [], []
         for _ in range(rounds):
             for target, times in random.sample([(port, direct), (through.port, guarded)], 2):
-                times.append((await flood(target, key, 200, tokens))[1])
+                times.append((await flood(target, key, 200, short))[1])
         ratios = [before / after for before, after in zip(direct, guarded)]
         report("throughput of 200 requests at once, of direct (median of rounds)",
                f"{statistics.median(ratios):.3f} {[round(one, 3) for one in ratios]}", statistics.median(ratios) >= 0.99)
 
-        others, service = [], []
+        others = []
 
         async def other():
             while True:
-                answer = await ask(through.port, through.tokens["other"], chat(tokens, 1000))
+                answer = await ask(through.port, through.tokens["other"], chat(long, 1000))
                 assert answer.status == 200
                 others.append(answer.queued)
                 await asyncio.sleep(1)
 
         asking = asyncio.create_task(other())
-        answers, took = await flood(through.port, key, 200, tokens)
+        answers, took = await flood(through.port, key, 200, long)
         asking.cancel()
         service = took * MODEL_SLOTS / (len(answers) + len(others))
+        assert len(others) >= 20, "longer requests are needed"
         wait = quantile(others, 0.99)
         report("the other's p99 wait, in service times of a request",
                f"{wait / service:.2f} ({wait:.3f} s of {service:.3f} s; {len(others)} requests)", wait <= service)
@@ -292,16 +316,16 @@ async def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--only", default="llama,weights,classes,random,many")
     arguments.add_argument("--seconds", type=int, default=60)
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=9)
     given = arguments.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     measurements = {
-        "llama": lambda: of_llama(given.rounds, 200),
+        "llama": lambda: of_llama(given.rounds, 150, 600),
         "weights": lambda: of_weights(given.seconds),
         "classes": lambda: of_classes(given.seconds / 2),
         "random": lambda: of_random(100_000),
-        "many": lambda: of_many(min(10_000, hard // 2 - 1000)),
+        "many": lambda: of_many(min(10_000, hard - 2000)),
     }
     for name in given.only.split(","):
         await measurements[name]()
