@@ -118,6 +118,8 @@ def main():
     rows = [(title, name, {}) for title in LOADS for name in kinds]
     rows += [(title, "bearward", {"guards": True}) for title in GUARDED]
     rows += [("chat of 1 KiB", "bearward", {"guards": True, "kept": True})]
+    # Nobody waits for these slots.
+    rows += [(title, "bearward", {"queue": 1000}) for title in ("small GET", "POST of 1 KiB")]
     for title, name, options in rows:
         if arguments.only and name not in arguments.only.split(","):
             continue
@@ -132,7 +134,7 @@ def main():
             finally:
                 subject.end()
                 origin.end()
-            how = ", kept" if options.get("kept") else ", guarded" if options else ""
+            how = next((f", {one}" for one in ("kept", "guards", "queue") if one in options), "")
             kept = OUT / f"callgrind.{name}.{title}{how}".replace(", ", "-").replace(" ", "-")
             shutil.copy(profile, kept)
         print(

@@ -313,7 +313,8 @@ class Bearward(Subject):
     `options`: `keys` (number of keys), `routes` (number before the one that matches), `endpoint`
     (of the origin; default: TCP), `log` (access log on or off) or `logs` (all fields of `log`),
     `key_ids` (number of keys with own series in metrics), `guards` (whether keys are restricted to
-    models and limited in tokens), `kept` (whether keys have budgets, and a state directory keeps them), `binary`.
+    models and limited in tokens), `kept` (whether keys have budgets, and a state directory keeps them),
+    `queue` (number of slots of the upstream), `binary`.
     """
 
     def __init__(self, name, directory, origin, workers, cores, **options):
@@ -370,7 +371,7 @@ class Bearward(Subject):
             f"admin: {{address: 127.0.0.1:{self.admin_port}}}\nkeys: {{path: {self.directory}/keys.jsonl}}\nworkers: {self.workers}\n"
             "rate_limits: [{requests: 1000000000, per: 1m}, {requests: 4000000000, per: 1d}]\nmax_concurrent: 10000\n"
             "upstreams:\n"
-            f"  - {{name: origin, endpoints: ['{endpoint}']}}\n"
+            f"  - {{name: origin, endpoints: ['{endpoint}']{self.queue()}}}\n"
             f"  - {{name: events, endpoints: ['http://127.0.0.1:{self.origin.events_port}']}}\n"
             "limits: {connections: 12000, idle_timeout: 30m}\n"
             f"log: {{{self.logs()}}}\n" + self.metrics() + self.state() + self.routes()
@@ -379,6 +380,9 @@ class Bearward(Subject):
 
     def logs(self):
         return self.options.get("logs", f"format: json, access: {str(self.options.get('log', True)).lower()}")
+
+    def queue(self):
+        return f", queue: {{slots: {self.options['queue']}}}" if "queue" in self.options else ""
 
     def state(self):
         return f"state: {{path: {self.directory}/state}}\n" if self.options.get("kept") else ""

@@ -32,7 +32,7 @@ use http_body::Body as _;
 
 use crate::activity::ConnectionActivity;
 use crate::denial::Denial;
-use crate::gate::{Permit, Revocation};
+use crate::gate::{Judgement, Permit, Revocation};
 use crate::guard::Target;
 use crate::observe::Times;
 use crate::protocol::Protocol;
@@ -85,6 +85,8 @@ pub(crate) struct PermittedRequest<'a> {
     pub(crate) tokens: RequestTokens,
     /// The turn of the request at its upstream; `None` if that has no queue.
     pub(crate) turn: Option<Box<Turn>>,
+    /// What judges the request again after it has waited; `None` if it does not wait, or has no key.
+    pub(crate) judgement: Option<Box<Judgement>>,
 }
 
 /// Sends the request and awaits the head of the answer.
@@ -109,6 +111,7 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
         tap,
         mut tokens,
         mut turn,
+        judgement,
     } = permitted;
     let (mut revocation, second_waiter) = revocations.unzip();
     let is_head = parts.method == Method::HEAD;
@@ -124,7 +127,8 @@ pub(crate) fn forward(permitted: PermittedRequest<'_>) -> impl Future<Output = R
         let path = path?;
         if let Some(turn) = turn.as_deref_mut().filter(|turn| turn.must_wait()) {
             // The future is boxed, because few requests wait.
-            let served = Box::pin(wait_for_turn(turn, &permit, revocation.as_mut(), &progress)).await;
+            let waiting = wait_for_turn(turn, &permit, revocation.as_mut(), judgement, &progress);
+            let served = Box::pin(waiting).await;
             note_wait(times, Some(turn));
             served?;
         }

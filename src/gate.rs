@@ -46,7 +46,7 @@ pub(crate) use failed_attempts::is_limited;
 pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
 pub(crate) use readings::Readings;
-pub(crate) use revocation::{Ended, Revocation};
+pub(crate) use revocation::{Ended, Judgement, Revocation};
 pub(crate) use suspicion::note_use;
 
 /// A request, in the form in which a front end passes it to the gate.

@@ -132,6 +132,9 @@ async fn handle(
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
     let origin = origin(peer, client, (&state.request_id, state.trace), &snapshot);
     let revocations = permit.revocations(keys, clock, client.address, &snapshot);
+    let waits = turn.as_ref().is_some_and(|turn| turn.must_wait());
+    let judgement = || permit.judgement(keys, clock, client.address, &snapshot).map(Box::new);
+    let judgement = waits.then(judgement).flatten();
     let forwarded = forward::forward(PermittedRequest {
         permit,
         parts,
@@ -147,6 +150,7 @@ async fn handle(
         tap: taps.response,
         tokens,
         turn,
+        judgement,
     })
     .await;
     let Some(filter) = filter else { return forwarded.map(Handled::Forwarded) };
@@ -182,7 +186,7 @@ async fn admit(
     let cost = Inspection::cost(&mut inspection, peer, &grant, parts, target.path(), body, context)?;
     Inspection::tell_priority(&mut inspection, grant.route(), &parts.method, body, class)?;
     // A slot that is free is taken before the limits are judged, so that nothing has to be taken back.
-    let mut turn = turn::begin(&grant, class);
+    let mut turn = turn::begin(&grant, class, context.limiter);
     let must_wait = turn.as_ref().is_some_and(|turn| turn.must_wait());
     let Admitted { permit, limit_status, mut reservation, would_refuse } =
         grant.admit(cost.to_be_taken_back(must_wait), client.counted_at, context).await?;

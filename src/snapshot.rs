@@ -117,9 +117,9 @@ impl Snapshot {
     /// snapshot.
     pub(crate) fn put_into_service(&self, endpoints: &Endpoints, queues: &Queues) {
         endpoints.adopt(self.upstreams.iter().flat_map(|upstream| upstream.in_use()));
-        queues.adopt(self.upstreams.iter().filter_map(|upstream| {
-            let queue = upstream.queue.as_ref()?;
-            Some((&*upstream.name, &queue.shared, &queue.settings))
+        queues.adopt(self.upstreams.iter().map(|upstream| {
+            let queue = upstream.queue.as_ref().map(|queue| (&queue.shared, &queue.settings));
+            (&*upstream.name, queue)
         }));
     }
 }

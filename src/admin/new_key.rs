@@ -184,13 +184,13 @@ struct NewOutputCap {
 #[serde(deny_unknown_fields)]
 struct NewBudget {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    requests: Option<u64>,
+    requests: Option<Amount>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    tokens: Option<u64>,
+    tokens: Option<Amount>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    input_tokens: Option<u64>,
+    input_tokens: Option<Amount>,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    output_tokens: Option<u64>,
+    output_tokens: Option<Amount>,
     every: String,
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
@@ -260,6 +260,29 @@ impl TryFrom<f64> for Whole {
 impl From<Whole> for u32 {
     fn from(whole: Whole) -> u32 {
         whole.0
+    }
+}
+
+/// The amount of a budget: a whole number that JSON writes exactly, with a zero after the decimal point or
+/// without.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "f64", into = "u64")]
+struct Amount(u64);
+
+impl TryFrom<f64> for Amount {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        /// JSON numbers are exact up to here.
+        const MOST: f64 = (1u64 << 53) as f64;
+        let is_whole = number.fract() == 0.0 && (0.0..=MOST).contains(&number);
+        if is_whole { Ok(Amount(number as u64)) } else { Err("a whole number is needed") }
+    }
+}
+
+impl From<Amount> for u64 {
+    fn from(amount: Amount) -> u64 {
+        amount.0
     }
 }
 

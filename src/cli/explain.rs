@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Access, Config, ModelIn};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::gate::{self, Context, Decided, Grant, Head, Identity, Readings};
+use crate::gate::{self, Context, Decided, Grant, Head, Identity, Principal, Readings};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
@@ -254,7 +254,10 @@ impl Explained<'_> {
         steps.add("limits", limits(self.prepared, key, &route));
         match is_missing {
             true => steps.add("key", "none was named; --key ID or --key NAME says whose request it is"),
-            false => self.explain_forwarding(&route, target.path(), &mut steps),
+            false => {
+                self.explain_forwarding(&route, target.path(), &mut steps);
+                explain_queue(&route, facts.principal.as_ref(), &mut steps);
+            }
         }
         steps
     }
@@ -308,6 +311,19 @@ impl Explained<'_> {
         let (name, sent) = (&route.upstream.name, route.upstream_path(path));
         steps.add("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
     }
+}
+
+/// Adds a step for the queue of the route's upstream, if it has one.
+fn explain_queue(route: &Route, principal: Option<&Principal>, steps: &mut Steps) {
+    let Some(queue) = &route.upstream.queue else { return };
+    let class = principal.map(Principal::priority).unwrap_or_default().name();
+    let weight = principal.map_or(1, Principal::weight);
+    let (_, slots) = queue.slots(&route.upstream.sets);
+    let (waiting, wait) = (queue.settings.max_waiting, queue.settings.max_wait);
+    steps.add(
+        "queue",
+        format!("as {class}, with weight {weight}; {slots} slots, and {waiting} may wait, each for {wait:?}"),
+    );
 }
 
 /// Adds steps for the model of a granted request, and for what the request does with tokens.

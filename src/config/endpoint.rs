@@ -62,6 +62,22 @@ impl EndpointAddress {
         Some((bare.unwrap_or(host), port))
     }
 
+    /// Whether a connection to this endpoint arrives at the same server as one to `other`. Addresses are
+    /// compared as written, without a lookup of host names.
+    fn is_same_as(&self, other: &EndpointAddress) -> bool {
+        let (Some((host, port)), Some((other_host, other_port))) =
+            (self.host_and_port(), other.host_and_port())
+        else {
+            return self == other;
+        };
+        let name = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let is_same_host = match (host.parse::<IpAddr>(), other_host.parse::<IpAddr>()) {
+            (Ok(ip), Ok(other_ip)) => ip == other_ip,
+            _ => name(host) == name(other_host),
+        };
+        is_same_host && port == other_port
+    }
+
     /// Whether a connection to this endpoint arrives at bearward's own listener `own`. Addresses
     /// are compared as written, without a lookup of host names.
     pub(crate) fn leads_to(&self, own: &Address) -> bool {
@@ -102,7 +118,7 @@ section! {
 pub(super) fn endpoints() -> Form<Vec<ConfiguredEndpoint>> {
     non_empty(configured_endpoint()).checked(|d, node, endpoints| {
         let is_repeated = |(index, endpoint): (usize, &ConfiguredEndpoint)| {
-            endpoints.iter().take(index).any(|earlier| earlier.url == endpoint.url)
+            endpoints.iter().take(index).any(|earlier| earlier.url.is_same_as(&endpoint.url))
         };
         if endpoints.iter().enumerate().any(is_repeated) {
             return d.hinted(node.at, "the same endpoint is given twice", "keep one of them");
@@ -189,6 +205,36 @@ fn parse(text: &str) -> Result<EndpointAddress, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_the_same_in_all_its_spellings() {
+        let all = |texts: &[&str]| texts.iter().map(|text| parse(text).unwrap()).collect::<Vec<_>>();
+        for same in [
+            all(&[
+                "http://localhost:81",
+                "http://LOCALHOST:81",
+                "http://localhost.:81",
+                "h2c://localhost:81",
+            ]),
+            all(&["http://127.0.0.1", "http://127.0.0.1:80", "http://127.0.0.1:"]),
+            all(&["http://[::1]:81", "http://[0:0::1]:81"]),
+            all(&["https://a", "https://a:443"]),
+        ] {
+            assert!(same.iter().all(|one| same.iter().all(|other| one.is_same_as(other))), "{same:?}");
+        }
+        let different = all(&[
+            "http://a",
+            "http://b",
+            "http://a:81",
+            "https://a",
+            "unix:/a",
+            "unix:/b",
+            "http://1.1.1.1",
+        ]);
+        for (index, one) in different.iter().enumerate() {
+            assert!(different.iter().skip(index + 1).all(|other| !one.is_same_as(other)), "{one}");
+        }
+    }
 
     #[test]
     fn an_authority_is_a_host_and_an_optional_port() {

@@ -217,7 +217,7 @@ impl Exchange<'_> {
         turn: Option<&mut Turn>,
         tried: &[Arc<Endpoint>],
     ) -> Result<Option<Arc<Endpoint>>, Denial> {
-        if let Some(turn) = turn {
+        if let Some(turn) = turn.filter(|turn| turn.is_at_endpoint()) {
             match turn.endpoint(tried).await {
                 Ok(Some(endpoint)) => return Ok(Some(endpoint)),
                 Ok(None) => {}

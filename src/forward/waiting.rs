@@ -6,18 +6,20 @@ use std::task::Poll;
 use std::time::Instant;
 
 use crate::denial::Denial;
-use crate::gate::{Ended, Permit, Revocation};
+use crate::gate::{Ended, Judgement, Permit, Revocation};
 use crate::observe::Times;
 use crate::upstream::Upstream;
 use crate::upstream::queue::NotServed;
 use crate::upstream::turn::Turn;
 use crate::upstream::upload::UploadProgress;
 
-/// Waits for the turn of a request, until its key or its time ends.
+/// Waits for the turn of a request, until its key or its time ends. `judgement`: judges the request again when it
+/// has its turn.
 pub(super) async fn wait_for_turn(
     turn: &mut Turn,
     permit: &Permit,
     mut revocation: Option<&mut Revocation>,
+    judgement: Option<Box<Judgement>>,
     progress: &UploadProgress,
 ) -> Result<(), Denial> {
     let served = {
@@ -29,6 +31,11 @@ pub(super) async fn wait_for_turn(
         .await
     };
     let upstream = &permit.route().upstream;
+    // Its key may have ended or changed while the request waited.
+    let served = served.and_then(|served| match judgement.map(|judgement| judgement.stands()) {
+        Some(Err(ended)) if served.is_ok() => Err(ended),
+        _ => Ok(served),
+    });
     match served {
         Ok(served) => served.map_err(|why| not_served(why, upstream)),
         Err(Ended::OutOfTime(_)) => {

@@ -300,14 +300,25 @@ impl Permit {
         address: Option<IpAddr>,
         snapshot: &Snapshot,
     ) -> Option<Revocation> {
-        let Some(principal) = &self.principal else {
-            return Some(Revocation::after(snapshot.limits.public.total));
-        };
-        if !snapshot.cut_open_streams {
-            return None;
+        match self.principal {
+            None => Some(Revocation::after(snapshot.limits.public.total)),
+            Some(_) if !snapshot.cut_open_streams => None,
+            Some(_) => self.judgement(keys, clock, address, snapshot).map(Revocation::new),
         }
+    }
+
+    /// Returns what judges the request again by its key, after it has waited; `None` for a request without a
+    /// key.
+    pub(crate) fn judgement(
+        &self,
+        keys: &Arc<KeyCache>,
+        clock: &Clock,
+        address: Option<IpAddr>,
+        snapshot: &Snapshot,
+    ) -> Option<Judgement> {
+        let principal = self.principal.as_ref()?;
         let routes: SmallVec<_> = self.readings.iter().chain([&self.route]).cloned().collect();
-        Some(Revocation::new(Judgement {
+        Some(Judgement {
             keys: keys.clone(),
             clock: clock.clone(),
             hash: principal.hash(),
@@ -315,7 +326,7 @@ impl Permit {
             environment: snapshot.environment.clone(),
             max_age: snapshot.max_age,
             routes,
-        }))
+        })
     }
 }
 

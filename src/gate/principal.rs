@@ -55,9 +55,10 @@ impl Principal {
 
     /// Returns the class of the principal in a queue: the lower of those of its key and its group.
     pub(crate) fn priority(&self) -> Priority {
-        let of_group = self.group.as_ref().and_then(|group| group.priority);
-        let given = [self.live.key.priority(), of_group].into_iter().flatten();
-        given.reduce(Priority::lowered_to).unwrap_or_default()
+        match (self.live.key.priority(), self.group.as_ref().and_then(|group| group.priority)) {
+            (Some(own), Some(of_group)) => own.lowered_to(of_group),
+            (own, of_group) => own.or(of_group).unwrap_or_default(),
+        }
     }
 
     /// Returns the share of the principal within its class.

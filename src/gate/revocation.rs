@@ -70,7 +70,7 @@ impl fmt::Debug for Revocation {
 }
 
 /// The facts by which a request was admitted.
-pub(super) struct Judgement {
+pub(crate) struct Judgement {
     pub(super) keys: Arc<KeyCache>,
     pub(super) clock: Clock,
     /// Digest of the secret that the request presented.
@@ -82,7 +82,22 @@ pub(super) struct Judgement {
     pub(super) routes: SmallVec<[Arc<Route>; 1]>,
 }
 
+impl fmt::Debug for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Judgement")
+    }
+}
+
 impl Judgement {
+    /// Checks whether the request would be admitted now, as far as its key decides that.
+    ///
+    /// # Errors
+    ///
+    /// Why the request has to end.
+    pub(crate) fn stands(&self) -> Result<(), Ended> {
+        self.next_end(self.clock.wall()).map(|_end| ())
+    }
+
     /// Waits until the request would be refused if it came now, and returns the reason.
     async fn overturned(self) -> Ended {
         let mut changes = self.keys.changes();

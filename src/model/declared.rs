@@ -37,7 +37,7 @@ pub(crate) struct Declared {
     /// Places of the values of `priority`, from the first byte of each to behind its last one; at most
     /// [`MOST_OUTPUTS`].
     pub(crate) priorities: SmallVec<[(u64, u64); 1]>,
-    /// Whether the body has more of them.
+    /// Whether the body has more of them, or a list or an object in place of one, whose end is not known.
     pub(crate) has_more_priorities: bool,
     /// Bytes of the input's text, decoded.
     text_bytes: u64,
@@ -213,7 +213,7 @@ impl Declared {
         }
     }
 
-    /// Notes a value of `priority`. A list or an object in its place is refused by the server.
+    /// Notes a value of `priority`.
     fn note_priority(&mut self, from: u64, to: u64) {
         if self.member == Member::Priority && self.depth() == 1 {
             match self.priorities.len() < MOST_OUTPUTS {
@@ -320,6 +320,7 @@ impl Visitor for Declared {
             (_, member) => member,
         };
         self.note_output(None, false, at, at);
+        self.has_more_priorities |= self.member == Member::Priority && self.depth() == 1;
         self.note_repeats(None);
         self.open.push(Frame { kind, member });
         self.member = Member::Other;

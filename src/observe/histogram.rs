@@ -37,6 +37,13 @@ impl Histogram {
         self.sum += seconds;
     }
 
+    /// Returns the histogram with so many more durations of zero.
+    pub(crate) fn with_zeros(&self, more: u64) -> Histogram {
+        let mut all = self.clone();
+        all.counts.first_mut().into_iter().for_each(|count| *count += more);
+        all
+    }
+
     /// Adds the counts of a histogram with the same bounds.
     pub(crate) fn add(&mut self, other: &Histogram) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {

@@ -118,21 +118,39 @@ pub(crate) struct OfUpstream {
 /// Requests that passed through the queue of an upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct OfQueue {
-    /// Time that requests waited, by class.
-    pub(crate) waits: [Histogram; Priority::ALL.len()],
+    /// Time that requests waited, by class; without those that did not wait.
+    waits: [Histogram; Priority::ALL.len()],
+    /// Numbers of requests that did not wait, by class.
+    at_once: [u64; Priority::ALL.len()],
     /// Numbers of requests that waited too long, by key.
     pub(crate) timeouts: HashMap<KeyLabel, u64, RandomState>,
 }
 
 impl Default for OfQueue {
     fn default() -> Self {
-        OfQueue { waits: Priority::ALL.map(|_| Histogram::new(OF_REQUESTS)), timeouts: HashMap::default() }
+        let waits = Priority::ALL.map(|_| Histogram::new(OF_REQUESTS));
+        OfQueue { waits, at_once: [0; Priority::ALL.len()], timeouts: HashMap::default() }
     }
 }
 
 impl OfQueue {
+    fn note(&mut self, class: Priority, waited: Duration) {
+        if let (true, Some(at_once)) = (waited.is_zero(), self.at_once.get_mut(class.index())) {
+            *at_once += 1;
+        } else if let Some(waits) = self.waits.get_mut(class.index()) {
+            waits.observe(waited);
+        }
+    }
+
+    /// Returns the times that requests of each class waited. Those that did not wait count as zero.
+    pub(crate) fn waits(&self) -> impl Iterator<Item = (Priority, Histogram)> {
+        let all = self.waits.iter().zip(self.at_once).map(|(waits, at_once)| waits.with_zeros(at_once));
+        Priority::ALL.into_iter().zip(all)
+    }
+
     fn add(&mut self, other: &OfQueue) {
         self.waits.iter_mut().zip(&other.waits).for_each(|(ours, theirs)| ours.add(theirs));
+        self.at_once.iter_mut().zip(other.at_once).for_each(|(ours, theirs)| *ours += theirs);
         for (key, count) in &other.timeouts {
             *self.timeouts.entry(*key).or_default() += count;
         }
@@ -212,7 +230,7 @@ impl Tally {
             let of_upstream = named(&mut self.upstreams, finished.upstream);
             if let Some((class, waited)) = finished.queued {
                 let queue = of_upstream.queue.get_or_insert_default();
-                queue.waits.get_mut(class.index()).into_iter().for_each(|waits| waits.observe(waited));
+                queue.note(class, waited);
                 if finished.is_queue_timeout {
                     *queue.timeouts.entry(finished.key).or_default() += 1;
                 }

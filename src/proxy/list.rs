@@ -204,7 +204,7 @@ impl ListFilter {
         let ListRequest { peer, target, limits, origin, .. } = request;
         let upstream = permit.route().upstream.clone();
         let class = class(permit.principal(), &head.headers).ok()?;
-        let turn = Turn::begin(&upstream, || who(permit.principal(), class));
+        let turn = Turn::begin(&upstream, || who(permit.principal(), class, &peer.gateway.limiter));
         let mut times = Times::default();
         let forwarded = forward::forward(PermittedRequest {
             permit,
@@ -221,6 +221,7 @@ impl ListFilter {
             tap: TapSlot::default(),
             tokens: RequestTokens::default(),
             turn,
+            judgement: None,
         });
         let Ok(Forwarded::Answer(response)) = Box::pin(forwarded).await else { return None };
         let (head, body) = response.into_parts();

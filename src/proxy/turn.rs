@@ -1,10 +1,13 @@
 //! Who a request is in the queue of its upstream.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName};
 
 use crate::config::Priority;
 use crate::denial::Denial;
 use crate::gate::{Grant, Principal};
+use crate::limit::Limiter;
 use crate::upstream::queue::Who;
 use crate::upstream::turn::Turn;
 
@@ -12,8 +15,8 @@ use crate::upstream::turn::Turn;
 pub(crate) const X_PRIORITY: HeaderName = HeaderName::from_static("x-bearward-priority");
 
 /// Begins the turn of a granted request. Returns `None` if its upstream has no queue.
-pub(super) fn begin(grant: &Grant, class: Priority) -> Option<Box<Turn>> {
-    Turn::begin(&grant.route().upstream, || who(grant.principal(), class))
+pub(super) fn begin(grant: &Grant, class: Priority, limiter: &Limiter) -> Option<Box<Turn>> {
+    Turn::begin(&grant.route().upstream, || who(grant.principal(), class, limiter))
 }
 
 /// Returns the class of a granted request, if its upstream has a queue or is told of the class; otherwise the
@@ -36,15 +39,19 @@ pub(super) fn class_of(grant: &Grant, headers: &HeaderMap) -> Result<Priority, D
 ///
 /// 400 if the client names a class that does not exist: it would be lowered by mistake, or not at all.
 pub(super) fn class(principal: Option<&Principal>, headers: &HeaderMap) -> Result<Priority, Denial> {
-    let of_key = principal.map(Principal::priority).unwrap_or_default();
-    headers.get_all(X_PRIORITY).iter().try_fold(of_key, |class, asked| {
+    let mut class = principal.map(Principal::priority).unwrap_or_default();
+    // Requests have few headers: a look at each name costs less than a search by hash.
+    for (_, asked) in headers.iter().filter(|(name, _)| **name == X_PRIORITY) {
         let asked = asked.to_str().ok().and_then(|name| Priority::named(name.trim()));
-        asked.map(|asked| class.lowered_to(asked)).ok_or_else(|| Denial::unknown_priority(&X_PRIORITY))
-    })
+        class = class.lowered_to(asked.ok_or_else(|| Denial::unknown_priority(&X_PRIORITY))?);
+    }
+    Ok(class)
 }
 
-/// Returns who a request of this class is.
-pub(super) fn who(principal: Option<&Principal>, class: Priority) -> Who {
+/// Returns who a request of this class is. A key is known by its limit state, which it has for as long as it
+/// exists.
+pub(super) fn who(principal: Option<&Principal>, class: Priority, limiter: &Limiter) -> Who {
     let weight = principal.map_or(1, Principal::weight);
-    Who::new(class, principal.map(|principal| principal.key().key.id()), weight)
+    let key = principal.map_or(0, |principal| Arc::as_ptr(&principal.key().limits(limiter).state).addr());
+    Who { class, key, weight }
 }

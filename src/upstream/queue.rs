@@ -13,15 +13,13 @@ mod pace;
 #[cfg(test)]
 mod simulation;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use foldhash::fast::FixedState;
 use tokio::sync::oneshot;
 
 use super::endpoints::Endpoint;
@@ -39,15 +37,6 @@ pub(super) trait Destination: Send + Sync {
 
     /// Takes a slot for a request that was not served by the endpoints `tried`.
     fn take(&self, tried: &[Arc<Endpoint>]) -> Free;
-}
-
-impl Who {
-    /// Describes who asks. `key`: the id of the key; `None` for all requests without a key together.
-    pub(crate) fn new(class: Priority, key: Option<&str>, weight: u32) -> Self {
-        let mut hasher = FixedState::default().build_hasher();
-        hasher.write(key.unwrap_or_default().as_bytes());
-        Who { class, key: hasher.finish(), weight }
-    }
 }
 
 /// Whether a slot is free.
@@ -418,17 +407,22 @@ impl Queues {
         known.get(upstream).cloned().unwrap_or_else(|| Arc::new(Queue::new(config)))
     }
 
-    /// Replaces the queues in use. Who waits in a queue that is in use no longer gets a slot at once: the new
-    /// configuration limits nothing.
+    /// Replaces the queues in use. `in_use`: all upstreams by name, each with its queue if it has one. Who waits
+    /// for an upstream that has no queue any more gets a slot at once. Who waits for an upstream that is gone, or
+    /// has another name, goes on waiting for one of its slots.
     pub(crate) fn adopt<'s>(
         &self,
-        in_use: impl Iterator<Item = (&'s str, &'s Arc<Queue>, &'s config::Queue)>,
+        in_use: impl Iterator<Item = (&'s str, Option<(&'s Arc<Queue>, &'s config::Queue)>)>,
     ) {
         let now = Instant::now();
-        let mut adopted = HashMap::new();
-        for (upstream, queue, config) in in_use {
-            queue.configure(config, now);
-            adopted.insert(upstream.to_owned(), queue.clone());
+        let (mut adopted, mut without) = (HashMap::new(), HashSet::new());
+        for (upstream, queue) in in_use {
+            if let Some((queue, config)) = queue {
+                queue.configure(config, now);
+                adopted.insert(upstream.to_owned(), queue.clone());
+            } else {
+                without.insert(upstream);
+            }
         }
         let before = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -438,7 +432,9 @@ impl Queues {
         retired.retain(|queue| queue.strong_count() > 0);
         for (upstream, queue) in before {
             if !adopted.contains_key(&upstream) {
-                queue.configure(&config::Queue::unlimited(), now);
+                if without.contains(&*upstream) {
+                    queue.configure(&config::Queue::unlimited(), now);
+                }
                 retired.push(Arc::downgrade(&queue));
             }
         }

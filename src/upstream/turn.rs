@@ -87,6 +87,11 @@ impl Turn {
         Ok(())
     }
 
+    /// Whether the slots of the upstream are those of its endpoints.
+    pub(crate) fn is_at_endpoint(&self) -> bool {
+        self.queue().is_some_and(|queue| queue.of_sets.is_some())
+    }
+
     /// Returns the endpoint whose slot the request has; `None` if its slot is of all endpoints together. If
     /// that endpoint is in `tried`, the request first gets a slot of another one.
     ///

@@ -139,9 +139,23 @@ async fn the_api_and_the_commands_make_no_key_that_the_next_reload_would_refuse(
         r#""budgets": [{"tokens": 5, "every": "day"}]"#,
         r#""budgets": [{"tokens": 5, "every": "day"}, {"tokens": 6, "every": "day"}]"#,
         r#""budgets": [{"tokens": 5, "every": "day", "zone": "Mars/Olympus"}]"#,
+        // A whole number has many forms in JSON.
+        r#""budgets": [{"tokens": 5.0, "every": "day"}]"#,
+        r#""budgets": [{"tokens": 5e9, "every": "day"}]"#,
     ] {
         create(wrong).await.assert_denied(409, "KEY_CONFLICT");
     }
+    for wrong in [
+        r#""budgets": [{"tokens": 5.5, "every": "day"}]"#,
+        r#""budgets": [{"tokens": 1e20, "every": "day"}]"#,
+        r#""priority": "urgent""#,
+        r#""priority": null"#,
+        r#""weight": 0"#,
+        r#""weight": 1.5"#,
+    ] {
+        create(wrong).await.assert_denied(400, "BAD_REQUEST");
+    }
+    assert_eq!(create(r#""priority": "batch", "weight": 2.0"#).await.status, 201);
     assert_eq!(gateway.reload().await.status, 200);
     let config = gateway.path("bearward.yaml").display().to_string();
     for (more, is_made) in

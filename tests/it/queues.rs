@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Answer, Gateway, Running, Upstream, answer_of, eventually, until};
+use crate::harness::{Answer, Gateway, Running, Upstream, answer_of, bearward, eventually, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -107,6 +107,8 @@ async fn requests_beyond_the_slots_wait_and_each_is_answered_in_its_turn() {
         sent.push(send(&gateway, key, ""));
         wait_until_waiting(&gateway, expected).await;
     }
+    let page = String::from_utf8(gateway.admin("GET /", "the-admin-token").await.body).unwrap();
+    assert!(page.contains("<td>model</td><td>1 of 1</td><td>1</td><td>2</td><td>2</td>"), "{page}");
     for count in 2..=6 {
         held.let_go(1);
         eventually("the next arrives", || held.served().len() == count).await;
@@ -283,6 +285,52 @@ async fn a_reload_with_more_slots_serves_those_who_wait_and_one_without_a_queue_
 }
 
 #[tokio::test]
+async fn a_key_that_is_revoked_while_its_request_waits_is_refused_at_its_turn() {
+    let held = Held::start().await;
+    for (cuts, is_at_once) in [("false", false), ("true", true)] {
+        held.upstream.forget();
+        let gateway = keyed(Gateway::guarding(&held.upstream))
+            .upstream("queue: {slots: 1}")
+            .keys(&format!("cut_open_streams: {cuts}"))
+            .config("groups: [{name: robots}]");
+        let gateway = Arc::new(gateway.start().await);
+        let first = send(&gateway, "ci", "");
+        eventually("the first arrives", || held.served().len() == 1).await;
+        let revoked = send(&gateway, "other", "");
+        wait_until_waiting(&gateway, [0, 1, 0]).await;
+        let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
+        let without: Vec<&str> = keys.lines().filter(|line| !line.contains("name: other")).collect();
+        gateway.rename_in("keys.yaml", &without.join("\n"));
+        assert_eq!(gateway.reload().await.status, 200);
+        if is_at_once {
+            wait_until_waiting(&gateway, [0, 0, 0]).await;
+        }
+        held.let_go(1);
+        assert_eq!(first.await.unwrap().status, 200);
+        revoked.await.unwrap().assert_denied(401, "INVALID_API_KEY");
+        assert_eq!(held.served(), ["ci"]);
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_for_an_upstream_that_is_renamed_wait_for_its_slots() {
+    let held = Held::start().await;
+    let gateway = queued(&held, "{slots: 1}", "").await;
+    let sent: Vec<_> = (0..4).map(|_| send(&gateway, "ci", "")).collect();
+    wait_until_waiting(&gateway, [0, 3, 0]).await;
+    let config = std::fs::read_to_string(gateway.path("bearward.yaml")).unwrap();
+    gateway.rename_in("bearward.yaml", &config.replace("name: model", "name: other"));
+    assert_eq!(gateway.reload().await.status, 200);
+    for count in 1..=4 {
+        eventually("the next arrives", || held.served().len() == count).await;
+        held.let_go(1);
+    }
+    for answer in sent {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
 async fn each_endpoint_has_its_own_slots_and_a_dead_one_none() {
     let (one, two) = (Held::start().await, Held::start().await);
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -399,7 +447,8 @@ async fn vllm_is_told_the_class_and_a_callers_own_priority_is_taken_out() {
     let late = format!(r#"{{"model": "m", "messages": "{filler}", "priority": -1}}"#);
     // Python reads the NaN, and with it the last priority.
     let odd = format!(r#"{{"model": "m", "messages": "{filler}", "x": NaN, "priority": -1}}"#);
-    for body in [late.as_str(), odd.as_str(), r#"{"model": "m""#, r#"{"model": "m"} {}"#] {
+    let list = r#"{"model": "m", "priority": [-9]}"#;
+    for body in [late.as_str(), odd.as_str(), list, r#"{"model": "m""#, r#"{"model": "m"} {}"#] {
         let refused = gateway.post(CHAT, "ci", body).await;
         refused.assert_denied(400, "BAD_REQUEST");
     }
@@ -434,4 +483,25 @@ async fn where_the_class_can_not_be_told_nothing_is_forwarded() {
     gateway.sends(upgrade).await.assert_denied(400, "BAD_REQUEST");
     assert!(upstream.requests().is_empty());
     assert_eq!(gateway.post("/free", "ci", "{}").await.status, 200);
+}
+
+#[test]
+fn explain_says_how_a_request_would_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (keys, config) = (path("keys.yaml"), path("bearward.yaml"));
+    let create = ["keys", "create", "--keys", &keys, "--name", "report", "--permissions", "read"];
+    let created = bearward(&[&create[..], &["--priority", "batch", "--weight", "3"]].concat(), "");
+    assert!(created.status.success(), "{created:?}");
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [{{url: 'http://127.0.0.1:1', \
+         slots: 4}}, {{url: 'http://127.0.0.1:2', slots: 8}}]}}]\nkeys: {{path: {keys}}}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let explained = bearward(&["explain", "POST", CHAT, "--key", "report", "--config", &config], "");
+    let explained = String::from_utf8(explained.stdout).unwrap();
+    let expected = "queue      as batch, with weight 3; 12 slots, and 256 may wait, each for 30s";
+    assert!(explained.contains(expected), "{explained}");
+    let wrong = bearward(&[&create[..], &["--priority", "urgent"]].concat(), "");
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }

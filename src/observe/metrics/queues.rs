@@ -50,8 +50,8 @@ pub(super) fn write<'k>(
     let help = "How long requests waited for a slot, those that did not wait included, by class";
     let mut family = sheet.histogram("queue_wait_seconds", help)?;
     for (upstream, of_queue) in of_queues() {
-        for (class, waits) in Priority::ALL.into_iter().zip(&of_queue.waits) {
-            timed(&mut family, &[("upstream", upstream), ("class", class.name())], waits)?;
+        for (class, waits) in of_queue.waits() {
+            timed(&mut family, &[("upstream", upstream), ("class", class.name())], &waits)?;
         }
     }
     let mut family = sheet.counter("queue_timeouts", "Requests that waited too long, by key")?;

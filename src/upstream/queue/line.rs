@@ -31,8 +31,8 @@ const SHORTEST_PERIOD: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Who {
     pub(crate) class: Priority,
-    /// The digest of the key's id. Requests without a key have one together.
-    pub(crate) key: u64,
+    /// A number of the key, which no other key has at the same time. Requests without a key have 0 together.
+    pub(crate) key: usize,
     pub(crate) weight: u32,
 }
 
@@ -82,13 +82,13 @@ pub(super) struct Line<T> {
 
 #[derive(Debug)]
 struct Class<T> {
-    keys: HashMap<u64, Key<T>, RandomState>,
+    keys: HashMap<usize, Key<T>, RandomState>,
     /// The keys with waiting requests: what they were served, and the number of their first request.
-    order: BTreeSet<(Served, u64, u64)>,
+    order: BTreeSet<(Served, u64, usize)>,
     /// The keys with waiting requests, by their number.
-    by_length: BTreeSet<(usize, u64)>,
+    by_length: BTreeSet<(usize, usize)>,
     /// The keys without waiting requests, by what they were served.
-    resting: BTreeSet<(Served, u64)>,
+    resting: BTreeSet<(Served, usize)>,
     /// What the key was served that was last granted a request, before that.
     level: Served,
     waiting: usize,
@@ -126,7 +126,7 @@ impl Standing {
 
 impl<T> Class<T> {
     /// Calls `change` with a key, and puts it to its new place in the order.
-    fn change<R>(&mut self, id: u64, change: impl FnOnce(&mut Key<T>) -> R) -> R {
+    fn change<R>(&mut self, id: usize, change: impl FnOnce(&mut Key<T>) -> R) -> R {
         let floor = self.floor();
         let key = self.keys.entry(id).or_insert_with(|| Key {
             served: floor,
@@ -185,7 +185,7 @@ impl<T> Class<T> {
     }
 
     /// Takes a request out of the line. `charge`: the units that its key is charged.
-    fn take(&mut self, key: u64, number: u64, charge: Option<f64>) -> Option<(Standing, T)> {
+    fn take(&mut self, key: usize, number: u64, charge: Option<f64>) -> Option<(Standing, T)> {
         if !self.keys.contains_key(&key) {
             return None;
         }
@@ -416,11 +416,11 @@ impl<T> Line<T> {
 mod tests {
     use super::*;
 
-    fn who(class: Priority, key: u64, weight: u32) -> Who {
+    fn who(class: Priority, key: usize, weight: u32) -> Who {
         Who { class, key, weight }
     }
 
-    fn granted(line: &mut Line<u64>) -> Option<u64> {
+    fn granted(line: &mut Line<usize>) -> Option<usize> {
         line.next(|_| Offer::Taken(())).map(|(_, item, ..)| item)
     }
 
@@ -456,7 +456,7 @@ mod tests {
             let (who, units) = if item == 0 { (heavy, 100) } else { (light, 400) };
             line.push(who, false, item);
             line.settle(who, charged, Outcome::Served(units));
-            served[item as usize] += units as f64;
+            served[item] += units as f64;
         }
         let ratio = served[0] / served[1];
         assert!((ratio - 3.0).abs() < 0.06, "{ratio}");
@@ -473,7 +473,7 @@ mod tests {
         let mut counts = [0; 3];
         let mut since = [0; 3];
         for _ in 0..1000 {
-            let class = granted(&mut line).unwrap() as usize;
+            let class = granted(&mut line).unwrap();
             counts[class] += 1;
             since.iter_mut().for_each(|since| *since += 1);
             since[class] = 0;
@@ -487,10 +487,10 @@ mod tests {
         let mut line = Line::new(1);
         for _ in 0..300 {
             for class in Priority::ALL {
-                line.push(who(class, 1, 1), false, class.index() as u64);
+                line.push(who(class, 1, 1), false, class.index());
             }
         }
-        let next: Vec<u64> = (0..300).map(|_| granted(&mut line).unwrap()).collect();
+        let next: Vec<usize> = (0..300).map(|_| granted(&mut line).unwrap()).collect();
         for class in 0..3 {
             let count = next.iter().filter(|granted| **granted == class).count();
             assert!((99..=101).contains(&count), "{class}: {count}");
@@ -508,7 +508,7 @@ mod tests {
         let mut granted_to_idle = 0;
         while granted_to_idle == 0 {
             let (_, item, (), charged) = line.next(|_| Offer::Taken(())).unwrap();
-            granted_to_idle += u64::from(item == 1);
+            granted_to_idle += usize::from(item == 1);
             line.settle(if item == 1 { idle } else { busy }, charged, Outcome::Served(1));
         }
         for _ in 0..100 {
@@ -521,7 +521,7 @@ mod tests {
         for _ in 0..50 {
             line.push(idle, false, 1);
         }
-        let next: Vec<u64> = (0..20).map(|_| granted(&mut line).unwrap()).collect();
+        let next: Vec<usize> = (0..20).map(|_| granted(&mut line).unwrap()).collect();
         assert_eq!(next.iter().filter(|key| **key == 1).count(), 10, "{next:?}");
     }
 
@@ -572,7 +572,7 @@ mod tests {
         for _ in 0..50 {
             line.push(who(Priority::Standard, 9, 1), false, 9);
         }
-        let next: Vec<u64> = (0..40).map(|_| granted(&mut line).unwrap()).collect();
+        let next: Vec<usize> = (0..40).map(|_| granted(&mut line).unwrap()).collect();
         let newcomer = next.iter().filter(|key| **key == 9).count();
         assert_eq!(newcomer, 10, "{next:?}");
         for key in 1000..20_000 {

@@ -72,7 +72,7 @@ impl Step {
 }
 
 /// A request that waits: its number, its key and class, and its place in the line.
-type InLine = (u64, (Priority, u64), Waiting);
+type InLine = (u64, (Priority, usize), Waiting);
 
 struct Simulation {
     queue: Arc<Queue>,
@@ -83,7 +83,7 @@ struct Simulation {
     /// The slots that requests have, each with the number of its request.
     served: Vec<(u64, Slot)>,
     /// The last request of each key and class that was served.
-    last_served: HashMap<(Priority, u64), u64>,
+    last_served: HashMap<(Priority, usize), u64>,
 }
 
 impl Simulation {
@@ -143,8 +143,11 @@ impl Simulation {
 
     fn arrive(&mut self, class: u8, key: u8, weight: u8) {
         self.arrivals += 1;
-        let who =
-            Who { class: Priority::ALL[usize::from(class)], key: u64::from(key), weight: u32::from(weight) };
+        let who = Who {
+            class: Priority::ALL[usize::from(class)],
+            key: usize::from(key),
+            weight: u32::from(weight),
+        };
         if let Some(slot) = self.queue.take_at_once(&*self.upstream, who) {
             assert!(self.waiting.is_empty(), "nobody passes those who wait");
             self.note_served(self.arrivals, (who.class, who.key), slot);
@@ -204,7 +207,7 @@ impl Simulation {
         granted.into_iter().for_each(|(number, of, slot)| self.note_served(number, of, slot));
     }
 
-    fn note_served(&mut self, number: u64, of: (Priority, u64), slot: Slot) {
+    fn note_served(&mut self, number: u64, of: (Priority, usize), slot: Slot) {
         let before = self.last_served.insert(of, number);
         assert!(before.is_none_or(|before| before < number), "{number} was passed by {before:?}");
         self.served.push((number, slot));
