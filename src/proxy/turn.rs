@@ -39,9 +39,11 @@ pub(super) fn class_of(grant: &Grant, headers: &HeaderMap) -> Result<Priority, D
 ///
 /// 400 if the client names a class that does not exist: it would be lowered by mistake, or not at all.
 pub(super) fn class(principal: Option<&Principal>, headers: &HeaderMap) -> Result<Priority, Denial> {
-    let mut class = principal.map(Principal::priority).unwrap_or_default();
-    // Requests have few headers: a look at each name costs less than a search by hash.
-    for (_, asked) in headers.iter().filter(|(name, _)| **name == X_PRIORITY) {
+    let mut class = principal.map_or_else(Priority::default, Principal::priority);
+    if !headers.contains_key(&X_PRIORITY) {
+        return Ok(class);
+    }
+    for asked in headers.get_all(&X_PRIORITY) {
         let asked = asked.to_str().ok().and_then(|name| Priority::named(name.trim()));
         class = class.lowered_to(asked.ok_or_else(|| Denial::unknown_priority(&X_PRIORITY))?);
     }
