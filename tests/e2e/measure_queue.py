@@ -325,7 +325,7 @@ async def main():
         "weights": lambda: of_weights(given.seconds),
         "classes": lambda: of_classes(given.seconds / 2),
         "random": lambda: of_random(100_000),
-        "many": lambda: of_many(min(10_000, hard - 2000)),
+        "many": lambda: of_many(min(10_000, hard // 2 - 1000)),
     }
     for name in given.only.split(","):
         await measurements[name]()
