@@ -243,28 +243,7 @@ impl NewQuota {
     }
 }
 
-/// A whole number. JSON may contain it with a zero after the decimal point, as in 8.0.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-#[serde(try_from = "f64", into = "u32")]
-struct Whole(u32);
-
-impl TryFrom<f64> for Whole {
-    type Error = &'static str;
-
-    fn try_from(number: f64) -> Result<Self, Self::Error> {
-        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-        if is_whole { Ok(Whole(number as u32)) } else { Err("a whole number is needed") }
-    }
-}
-
-impl From<Whole> for u32 {
-    fn from(whole: Whole) -> u32 {
-        whole.0
-    }
-}
-
-/// The amount of a budget: a whole number that JSON writes exactly, with a zero after the decimal point or
-/// without.
+/// A whole number that JSON writes exactly, with a zero after the decimal point, as in 8.0, or without.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "u64")]
 struct Amount(u64);
@@ -276,7 +255,7 @@ impl TryFrom<f64> for Amount {
         /// JSON numbers are exact up to here.
         const MOST: f64 = (1u64 << 53) as f64;
         let is_whole = number.fract() == 0.0 && (0.0..=MOST).contains(&number);
-        if is_whole { Ok(Amount(number as u64)) } else { Err("a whole number is needed") }
+        if is_whole { Ok(Amount(number as u64)) } else { Err(NOT_WHOLE) }
     }
 }
 
@@ -285,6 +264,27 @@ impl From<Amount> for u64 {
         amount.0
     }
 }
+
+/// A whole number of 32 bits.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(try_from = "Amount", into = "u32")]
+struct Whole(u32);
+
+impl TryFrom<Amount> for Whole {
+    type Error = &'static str;
+
+    fn try_from(amount: Amount) -> Result<Self, Self::Error> {
+        u32::try_from(amount.0).map(Whole).map_err(|_| NOT_WHOLE)
+    }
+}
+
+impl From<Whole> for u32 {
+    fn from(whole: Whole) -> u32 {
+        whole.0
+    }
+}
+
+const NOT_WHOLE: &str = "a whole number is needed";
 
 /// Decodes the value of an optional field that is present, and refuses the value null.
 pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {

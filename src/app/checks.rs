@@ -1,4 +1,5 @@
-//! Runs the health checks of the endpoints of upstreams.
+//! Watches the health of the endpoints of upstreams: runs health checks, and tells queues when an ejection
+//! may be over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use crate::proxy::Gateway;
 use crate::upstream::check::{CheckFailure, check};
 use crate::upstream::{Endpoint, Upstream};
 
-/// How often bearward looks for endpoints whose next health check is due.
+/// How often bearward looks for endpoints whose next health check is due or whose ejection is over.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often bearward looks for configured health checks while no upstream has any.
+/// How often bearward looks for configured health checks and queues while no upstream has any.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// An endpoint that has health checks, and the outcomes of its last checks.
@@ -27,7 +28,7 @@ struct Checked {
     successes: u32,
 }
 
-/// Runs the health checks until the process ends.
+/// Watches the health of all endpoints until the process ends.
 pub(super) async fn run(gateway: Arc<Gateway>) {
     let mut all: HashMap<u64, Checked> = HashMap::new();
     loop {
@@ -35,6 +36,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let checked = |upstream: &Arc<Upstream>| Some((upstream.clone(), upstream.check.clone()?));
         let upstreams: Vec<(Arc<Upstream>, HealthCheck)> =
             snapshot.upstreams.iter().filter_map(checked).collect();
+        let queued: Vec<_> = snapshot.upstreams.iter().filter(|one| one.queue.is_some()).cloned().collect();
         drop(snapshot);
         let current: Vec<_> = upstreams.iter().flat_map(|(upstream, _)| upstream.endpoints()).collect();
         all.retain(|id, checked| {
@@ -60,7 +62,13 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
                 checked.go_on(upstream).await;
             }
         }
-        tokio::time::sleep(if upstreams.is_empty() { IDLE_LOOK } else { LOOK }).await;
+        // Nothing happens when an ejection ends, and the ejected endpoint may be the only one that has free
+        // slots. One of those who wait probes it.
+        for upstream in &queued {
+            upstream.note_change();
+        }
+        let is_idle = upstreams.is_empty() && queued.is_empty();
+        tokio::time::sleep(if is_idle { IDLE_LOOK } else { LOOK }).await;
     }
 }
 

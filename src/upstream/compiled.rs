@@ -12,7 +12,6 @@ use http::HeaderValue;
 
 use super::connect_error::ConnectError;
 use super::endpoints::{Endpoint, EndpointSet, Endpoints, LookUp, Named, authority_of};
-use super::health::LONGEST_EJECTION;
 use super::queue::{Queue, Queues};
 use super::slots::Slots;
 use super::tls::{CertificateProblem, ClientTls};
@@ -205,7 +204,6 @@ impl Upstream {
             // A lookup is requested, because the host name may have other addresses by now.
             named.request_look_up();
         }
-        self.hand_out_behind_ejection();
         let Some(ejection) = ejection else { return };
         let (upstream, seconds) = (&*self.name, ejection.as_secs_f64());
         tracing::warn!(
@@ -227,21 +225,8 @@ impl Upstream {
         }
     }
 
-    /// Hands out slots when the ejection of an endpoint is over: it may be the only one that has free slots, and
-    /// then one of those who wait probes it.
-    fn hand_out_behind_ejection(&self) {
-        let with_slots = self.queue.as_ref().filter(|queue| queue.of_sets.is_some());
-        if let (Some(queue), Ok(runtime)) = (with_slots, tokio::runtime::Handle::try_current()) {
-            let shared = queue.shared.clone();
-            runtime.spawn(async move {
-                tokio::time::sleep(LONGEST_EJECTION).await;
-                shared.hand_out_awaited();
-            });
-        }
-    }
-
-    /// Notes that the health or the addresses of the upstream have changed: those who wait may have a slot
-    /// now, or no endpoint.
+    /// Notes that the health or the addresses of the upstream may have changed: those who wait may have a
+    /// slot now, or no endpoint.
     pub(crate) fn note_change(&self) {
         if let Some(queue) = &self.queue {
             queue.shared.hand_out_awaited();

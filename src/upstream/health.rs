@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const FIRST_EJECTION: Duration = Duration::from_millis(100);
 /// Longest ejection of an endpoint. An endpoint that recovers gets requests again within this time.
-pub(super) const LONGEST_EJECTION: Duration = Duration::from_secs(2);
+const LONGEST_EJECTION: Duration = Duration::from_secs(2);
 /// Time after which a probe without a result is abandoned, so that another request may probe the
 /// endpoint.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

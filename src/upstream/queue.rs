@@ -8,6 +8,7 @@
 //! Invariants: a slot is one request's; a free slot and a request that could use it are not both left,
 //! once the lock is free.
 
+mod class;
 mod line;
 mod pace;
 #[cfg(test)]
@@ -26,8 +27,9 @@ use super::endpoints::Endpoint;
 use super::slots::{Slots, TakenSlot};
 use crate::config::{self, Priority};
 use crate::token_report::TokenReport;
-pub(crate) use line::Who;
-use line::{Line, Offer, Outcome, Standing};
+pub(crate) use class::Who;
+use class::{Offer, Standing};
+use line::{Line, Outcome};
 use pace::Pace;
 
 /// Where requests want to go: an upstream with a queue.
@@ -303,7 +305,7 @@ impl Queue {
                 let full =
                     |class, state: &State| NotServed::Full(state.pace.wait(state.line.ahead_of(class), now));
                 let (standing, waiter) = state.line.displace(who).ok_or_else(|| full(who.class, state))?;
-                displaced = Some((waiter, full(standing.who().class, state)));
+                displaced = Some((waiter, full(standing.who.class, state)));
             }
             let (reply, receiver) = oneshot::channel();
             let standing = state.line.push(who, returns, Waiter { destination, tried, since: now, reply });
@@ -336,7 +338,7 @@ impl Queue {
                     if waiter.since < now {
                         state.pace.granted(now);
                     }
-                    replies.0.push((waiter.reply, Ok(self.slot(place, standing.who(), charged))));
+                    replies.0.push((waiter.reply, Ok(self.slot(place, standing.who, charged))));
                 }
                 None => nowhere.push(waiter.reply),
             }

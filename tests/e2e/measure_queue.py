@@ -20,7 +20,7 @@ import time
 
 
 from conftest import llama_server
-from gateway import Gateway
+from gateway import Gateway, wait_for
 
 MODEL_SLOTS = 4
 failed = []
@@ -142,15 +142,20 @@ def status(of):
     return of.admin_status()["queues"][0]
 
 
-async def until_at_rest(of):
-    """Waits until nobody waits and no slot is taken; returns the last state."""
-    end, state = time.monotonic() + 30, None
-    while time.monotonic() < end:
-        state = await asyncio.to_thread(status, of)
-        if state["slots_taken"] == 0 and not any(state["waiting"].values()):
-            return state
-        await asyncio.sleep(0.05)
-    return state
+async def until(condition, of, holds):
+    """Waits until `holds` is true of the queue's state, and returns that state."""
+    states = []
+
+    def is_reached():
+        states.append(status(of))
+        return holds(states[-1])
+
+    await asyncio.to_thread(wait_for, condition, is_reached)
+    return states[-1]
+
+
+def is_at_rest(state):
+    return state["slots_taken"] == 0 and not any(state["waiting"].values())
 
 
 # --- Fairness with llama.cpp ---
@@ -273,9 +278,8 @@ async def of_random(count):
                     outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
             await asyncio.gather(*(client(random.Random(seed)) for seed in range(96)))
-            state = await until_at_rest(through)
-            is_at_rest = state["slots_taken"] == 0 and not any(state["waiting"].values())
-            report(f"{count} random requests", f"{outcomes}, at the end {state}", is_at_rest and sum(outcomes.values()) >= count)
+            state = await until("every slot comes back", through, is_at_rest)
+            report(f"{count} random requests", f"{outcomes}, at the end {state}", sum(outcomes.values()) >= count)
             report("most at upstream with 6 slots", server.most, server.most <= 6)
             is_answered = set(outcomes) <= {200, 503, "left"}
             report("answers", sorted(map(str, outcomes)), is_answered)
@@ -295,14 +299,12 @@ async def of_many(count):
         queue = f"{{slots: 1, max_waiting: {count}, max_wait: 10m}}"
         with gateway(server.port, {"a": []}, queue) as through:
             before, tasks = through.rss_kib(), []
-            for _ in range(count + 1):
-                tasks.append(asyncio.create_task(ask(through.port, through.tokens["a"], {"max_tokens": 0})))
-                if len(tasks) % 200 == 0:
-                    await asyncio.sleep(0.05)
-            while (waits := sum((await asyncio.to_thread(status, through))["waiting"].values())) < count:
-                await asyncio.sleep(0.2)
+            while len(tasks) < count + 1:
+                more = min(200, count + 1 - len(tasks))
+                tasks += [asyncio.create_task(ask(through.port, through.tokens["a"], {"max_tokens": 0})) for _ in range(more)]
+                await until(f"{len(tasks) - 1} wait", through, lambda state: sum(state["waiting"].values()) == len(tasks) - 1)
             each = (through.rss_kib() - before) / count
-            report(f"memory of each of {waits} who wait", f"{each:.1f} KiB", each <= 20)
+            report(f"memory of each of {count} who wait", f"{each:.1f} KiB", each <= 20)
             began, used = time.monotonic(), cpu_seconds(through.process.pid)
             await asyncio.sleep(10)
             share = (cpu_seconds(through.process.pid) - used) / (time.monotonic() - began)

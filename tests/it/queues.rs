@@ -79,6 +79,13 @@ fn send(gateway: &Arc<Running>, key: &'static str, more: &'static str) -> JoinHa
     })
 }
 
+/// Sends a request, and waits until it has the slot.
+async fn send_first(gateway: &Arc<Running>, key: &'static str, held: &Held) -> JoinHandle<Answer> {
+    let first = send(gateway, key, "");
+    eventually("the first arrives", || held.served().len() == 1).await;
+    first
+}
+
 async fn waiting(gateway: &Running) -> [u64; 3] {
     let status = gateway.admin("GET /api/v1/status", "the-admin-token").await.json();
     let waiting = &status["data"]["queues"][0]["waiting"];
@@ -93,8 +100,7 @@ async fn wait_until_waiting(gateway: &Running, expected: [u64; 3]) {
 async fn requests_beyond_the_slots_wait_and_each_is_answered_in_its_turn() {
     let held = Held::start().await;
     let gateway = queued(&held, "{slots: 1}", "").await;
-    let mut sent = vec![send(&gateway, "ci", "")];
-    eventually("the first arrives", || held.served().len() == 1).await;
+    let mut sent = vec![send_first(&gateway, "ci", &held).await];
     // A batch that comes first waits for all others, and a key that is in front of a screen for nobody. A key
     // can't raise itself above its group.
     for (key, expected) in [
@@ -139,8 +145,7 @@ async fn requests_beyond_the_slots_wait_and_each_is_answered_in_its_turn() {
 async fn a_client_lowers_its_class_and_never_raises_it() {
     let held = Held::start().await;
     let gateway = queued(&held, "{slots: 1}", "").await;
-    let first = send(&gateway, "ci", "");
-    eventually("the first arrives", || held.served().len() == 1).await;
+    let first = send_first(&gateway, "ci", &held).await;
     let lowered = send(&gateway, "human", "x-bearward-priority: batch\r\n");
     wait_until_waiting(&gateway, [0, 0, 1]).await;
     let raised = send(&gateway, "nightly", "x-bearward-priority: interactive\r\n");
@@ -161,8 +166,7 @@ async fn a_client_lowers_its_class_and_never_raises_it() {
 async fn a_full_queue_refuses_the_last_of_the_flood_and_never_the_human() {
     let held = Held::start().await;
     let gateway = queued(&held, "{slots: 1, max_waiting: 2}", "").await;
-    let first = send(&gateway, "nightly", "");
-    eventually("the first arrives", || held.served().len() == 1).await;
+    let first = send_first(&gateway, "nightly", &held).await;
     let second = send(&gateway, "nightly", "");
     wait_until_waiting(&gateway, [0, 0, 1]).await;
     let third = send(&gateway, "nightly", "");
@@ -194,8 +198,7 @@ async fn a_wait_that_fails_gives_back_what_it_had_taken() {
         .config(&format!("state: {{path: {}}}\nself_service: true", state.path().join("state").display()));
     let (gateway, _hands) = gateway.clock("2026-11-30T12:00:00Z");
     let gateway = Arc::new(gateway.start().await);
-    let first = send(&gateway, "ci", "");
-    eventually("the first arrives", || held.upstream.requests().len() == 1).await;
+    let first = send_first(&gateway, "ci", &held).await;
     let me = async || {
         let me = gateway.get("/.bearward/me", "limited").await;
         let remaining: Vec<_> = me.header("ratelimit").unwrap().split(", ").map(str::to_owned).collect();
@@ -235,8 +238,7 @@ async fn a_wait_that_fails_gives_back_what_it_had_taken() {
 async fn who_waits_has_no_connection_to_upstream_and_is_not_told_to_send_its_body() {
     let held = Held::start().await;
     let gateway = queued(&held, "{slots: 1}", "").await;
-    let first = send(&gateway, "ci", "");
-    eventually("the first arrives", || held.served().len() == 1).await;
+    let first = send_first(&gateway, "ci", &held).await;
     let mut raw = gateway.raw().await;
     let head = format!(
         "POST /v1/files HTTP/1.1\r\nhost: a\r\n{}expect: 100-continue\r\ncontent-length: 5\r\n\r\n",
@@ -294,8 +296,7 @@ async fn a_key_that_is_revoked_while_its_request_waits_is_refused_at_its_turn() 
             .keys(&format!("cut_open_streams: {cuts}"))
             .config("groups: [{name: robots}]");
         let gateway = Arc::new(gateway.start().await);
-        let first = send(&gateway, "ci", "");
-        eventually("the first arrives", || held.served().len() == 1).await;
+        let first = send_first(&gateway, "ci", &held).await;
         let revoked = send(&gateway, "other", "");
         wait_until_waiting(&gateway, [0, 1, 0]).await;
         let keys = std::fs::read_to_string(gateway.path("keys.yaml")).unwrap();
@@ -358,12 +359,36 @@ async fn each_endpoint_has_its_own_slots_and_a_dead_one_none() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_comes_back_serves_those_who_wait() {
+    let held = Held::start().await;
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead_address = dead.local_addr().unwrap();
+    drop(dead);
+    let endpoints = format!(
+        "{{url: \"http://{dead_address}\", slots: 9}}, {{url: \"http://{}\", slots: 1}}",
+        held.upstream.address
+    );
+    let gateway = Arc::new(keyed(Gateway::at(&endpoints)).config("groups: [{name: robots}]").start().await);
+    let first = send_first(&gateway, "ci", &held).await;
+    // The dead endpoint is ejected for longer after each of them that tries it, so the last ones don't.
+    let mut sent = Vec::new();
+    for count in 1..=6 {
+        sent.push(send(&gateway, "ci", ""));
+        wait_until_waiting(&gateway, [0, count, 0]).await;
+    }
+    let back = tokio::net::TcpListener::bind(dead_address).await.unwrap();
+    let probe = tokio::time::timeout(Duration::from_secs(20), back.accept()).await;
+    assert!(probe.is_ok(), "nobody probes the endpoint that is back");
+    held.let_go(7);
+    drop((first, sent));
+}
+
+#[tokio::test]
 async fn those_who_wait_are_told_when_no_endpoint_is_left() {
     let held = Held::start().await;
     let health = "{slots: 1}, health: {path: /health, interval: 1s, timeout: 100ms, failures: 1}";
     let gateway = queued(&held, health, "").await;
-    let first = send(&gateway, "ci", "");
-    eventually("the first arrives", || held.served().len() == 1).await;
+    let first = send_first(&gateway, "ci", &held).await;
     let answers = [send(&gateway, "ci", ""), send(&gateway, "human", "")];
     wait_until_waiting(&gateway, [1, 1, 0]).await;
     // Health checks take no slot.
