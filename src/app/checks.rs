@@ -36,7 +36,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
         let checked = |upstream: &Arc<Upstream>| Some((upstream.clone(), upstream.check.clone()?));
         let upstreams: Vec<(Arc<Upstream>, HealthCheck)> =
             snapshot.upstreams.iter().filter_map(checked).collect();
-        let queued: Vec<_> = snapshot.upstreams.iter().filter(|one| one.queue.is_some()).cloned().collect();
+        let is_idle = snapshot.upstreams.iter().all(|one| one.check.is_none() && one.queue.is_none());
         drop(snapshot);
         let current: Vec<_> = upstreams.iter().flat_map(|(upstream, _)| upstream.endpoints()).collect();
         all.retain(|id, checked| {
@@ -62,12 +62,7 @@ pub(super) async fn run(gateway: Arc<Gateway>) {
                 checked.go_on(upstream).await;
             }
         }
-        // Nothing happens when an ejection ends, and the ejected endpoint may be the only one that has free
-        // slots. One of those who wait probes it.
-        for upstream in &queued {
-            upstream.note_change();
-        }
-        let is_idle = upstreams.is_empty() && queued.is_empty();
+        gateway.queues.hand_out_awaited();
         tokio::time::sleep(if is_idle { IDLE_LOOK } else { LOOK }).await;
     }
 }
@@ -101,14 +96,12 @@ impl Checked {
                 (self.failures, self.successes) = (0, self.successes.saturating_add(1));
                 if self.successes >= self.settings.successes && health.record_check(None) {
                     tracing::info!(upstream = name, %endpoint, "an endpoint is healthy again");
-                    upstream.note_change();
                 }
             }
             Err(why) => {
                 (self.failures, self.successes) = (self.failures.saturating_add(1), 0);
                 if self.failures >= self.settings.failures && health.record_check(Some(why.to_string())) {
                     tracing::warn!(upstream = name, %endpoint, error = %why, "an endpoint fails its health checks, and gets no requests");
-                    upstream.note_change();
                 }
             }
         }

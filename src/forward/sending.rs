@@ -177,7 +177,7 @@ impl Exchange<'_> {
     ) -> Result<Lease, Denial> {
         let needs = ConnectionNeeds { new_only: is_new, ..self.needs };
         loop {
-            let Some(endpoint) = self.pick(turn.as_deref_mut(), &tried.endpoints).await? else {
+            let Some(endpoint) = self.pick(turn.as_deref_mut(), &mut tried.endpoints).await? else {
                 let name = &self.upstream.name;
                 return Err(match tried.endpoints.is_empty() {
                     true => Denial::upstream_failing_checks(name)
@@ -215,7 +215,7 @@ impl Exchange<'_> {
     async fn pick(
         &self,
         turn: Option<&mut Turn>,
-        tried: &[Arc<Endpoint>],
+        tried: &mut Vec<Arc<Endpoint>>,
     ) -> Result<Option<Arc<Endpoint>>, Denial> {
         if let Some(turn) = turn.filter(|turn| turn.is_at_endpoint()) {
             match turn.endpoint(tried).await {

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::compiled::Upstream;
 use super::endpoints::Endpoint;
-use super::queue::{Destination, Free, Place};
+use super::queue::{Destination, Free, Place, Tried};
 use crate::config::Balance;
 
 impl Upstream {
@@ -102,7 +102,7 @@ impl Destination for Upstream {
         self.queue.as_ref().filter(|queue| queue.of_sets.is_some()).map_or(0, |queue| queue.id)
     }
 
-    fn take(&self, tried: &[Arc<Endpoint>]) -> Free {
+    fn take(&self, tried: &[Tried]) -> Free {
         let Some(queue) = &self.queue else {
             debug_assert!(false, "{} has no queue", self.name);
             return Free::Nowhere;
@@ -112,23 +112,24 @@ impl Destination for Upstream {
         }
         match queue.shared.whole().take() {
             Some(slot) => Free::Taken(Place { _slot: slot, endpoint: None }),
-            None if self.has_addresses() && !self.has_untried(tried) => Free::Nowhere,
+            None if self.has_addresses() && !self.has_untried(&[]) => Free::Nowhere,
             None => Free::Busy,
         }
     }
 }
 
 impl Upstream {
-    /// Takes a slot of an endpoint that is not in `tried`. A healthy endpoint goes before an ejected one,
+    /// Takes a slot of an endpoint that `tried` does not rule out. A healthy endpoint goes before an ejected one,
     /// whether it has a free slot or not.
-    fn take_at_endpoint(&self, tried: &[Arc<Endpoint>]) -> Free {
+    fn take_at_endpoint(&self, tried: &[Tried]) -> Free {
         loop {
             let (mut free, mut free_others) = (Candidates::new(), Candidates::new());
             let (now, mut due, mut has_healthy, mut has_others) = (Instant::now(), None, false, false);
             for set in &self.sets {
                 let has_room = set.slots.has_room();
                 set.visit(|endpoint| {
-                    if !is_untried(endpoint, tried) {
+                    let is_ruled_out = tried.iter().any(|tried| tried.rules_out(endpoint));
+                    if is_ruled_out || endpoint.health.is_failing_checks() {
                         return true;
                     }
                     let is_healthy = endpoint.health.is_healthy();

@@ -225,8 +225,8 @@ impl Upstream {
         }
     }
 
-    /// Notes that the health or the addresses of the upstream may have changed: those who wait may have a
-    /// slot now, or no endpoint.
+    /// Notes that the health or the addresses of the upstream have changed: those who wait may have a slot
+    /// now, or no endpoint.
     pub(crate) fn note_change(&self) {
         if let Some(queue) = &self.queue {
             queue.shared.hand_out_awaited();

@@ -6,7 +6,8 @@
 //! a reload moves nobody.
 //!
 //! Invariants: a slot is one request's; a free slot and a request that could use it are not both left,
-//! once the lock is free.
+//! once the lock is free. When an ejection ends, its end is noticed with the next
+//! [`Queues::hand_out_awaited`].
 
 mod class;
 mod line;
@@ -38,7 +39,27 @@ pub(super) trait Destination: Send + Sync {
     fn id(&self) -> u64;
 
     /// Takes a slot for a request that was not served by the endpoints `tried`.
-    fn take(&self, tried: &[Arc<Endpoint>]) -> Free;
+    fn take(&self, tried: &[Tried]) -> Free;
+}
+
+/// An endpoint to which a request was sent in vain.
+#[derive(Debug)]
+pub(super) struct Tried {
+    endpoint: Arc<Endpoint>,
+    was_healthy: bool,
+}
+
+impl Tried {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        let was_healthy = endpoint.health.is_healthy();
+        Tried { endpoint, was_healthy }
+    }
+
+    /// Whether the request may not be sent to this endpoint. It may if the endpoint has come back meanwhile: it
+    /// was not healthy, and is now.
+    pub(super) fn rules_out(&self, endpoint: &Arc<Endpoint>) -> bool {
+        Arc::ptr_eq(&self.endpoint, endpoint) && (self.was_healthy || !endpoint.health.is_healthy())
+    }
 }
 
 /// Whether a slot is free.
@@ -94,7 +115,7 @@ struct State {
 /// A request in the line.
 struct Waiter {
     destination: Arc<dyn Destination>,
-    tried: Vec<Arc<Endpoint>>,
+    tried: Vec<Tried>,
     since: Instant,
     reply: Reply,
 }
@@ -284,7 +305,7 @@ impl Queue {
         self: &Arc<Self>,
         destination: Arc<dyn Destination>,
         who: Who,
-        tried: Vec<Arc<Endpoint>>,
+        tried: Vec<Tried>,
         returns: bool,
         now: Instant,
     ) -> Result<Waiting, NotServed> {
@@ -358,7 +379,8 @@ impl Queue {
         replies.send();
     }
 
-    /// Hands out what has become free otherwise: an endpoint is healthy again, or not any more.
+    /// Hands out what has become free otherwise: an endpoint is healthy again, or not any more, or its ejection
+    /// may be over.
     pub(super) fn hand_out_awaited(self: &Arc<Self>) {
         if self.has_line.load(Ordering::SeqCst) {
             let replies = {
@@ -442,13 +464,21 @@ impl Queues {
         }
     }
 
+    /// Hands out what became free without anybody's doing: the ejection of an endpoint has ended, and it may be
+    /// the only one that has free slots. One of those who wait probes it.
+    pub(crate) fn hand_out_awaited(&self) {
+        self.all().iter().for_each(Queue::hand_out_awaited);
+    }
+
     /// Refuses all who wait: the process ends.
     pub(crate) fn close(&self) {
-        let all: Vec<_> = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-            known.values().cloned().chain(retired.iter().filter_map(Weak::upgrade)).collect()
-        };
-        all.iter().for_each(|queue| queue.close());
+        self.all().iter().for_each(|queue| queue.close());
+    }
+
+    /// Returns all queues in which somebody may wait.
+    fn all(&self) -> Vec<Arc<Queue>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().cloned().chain(retired.iter().filter_map(Weak::upgrade)).collect()
     }
 }

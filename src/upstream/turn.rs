@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::compiled::{Upstream, UpstreamQueue};
 use super::endpoints::Endpoint;
-use super::queue::{Destination, Free, NotServed, Slot, Who};
+use super::queue::{Destination, Free, NotServed, Slot, Tried, Who};
 use crate::config::Priority;
 use crate::token_report::TokenReport;
 
@@ -67,7 +67,7 @@ impl Turn {
         }
     }
 
-    async fn wait_in_line(&mut self, tried: Vec<Arc<Endpoint>>, returns: bool) -> Result<(), NotServed> {
+    async fn wait_in_line(&mut self, tried: Vec<Tried>, returns: bool) -> Result<(), NotServed> {
         let UpstreamQueue { shared, settings, .. } = self.queue().ok_or(NotServed::Nowhere)?;
         let began = Instant::now();
         let left = settings.max_wait.saturating_sub(self.waited);
@@ -93,20 +93,22 @@ impl Turn {
     }
 
     /// Returns the endpoint whose slot the request has; `None` if its slot is of all endpoints together. If
-    /// that endpoint is in `tried`, the request first gets a slot of another one.
+    /// that endpoint is in `tried`, the request first gets a slot of another one, or of one that has come back
+    /// while the request waited. That one is taken out of `tried`.
     ///
     /// # Errors
     ///
     /// The request is not served by any other endpoint.
     pub(crate) async fn endpoint(
         &mut self,
-        tried: &[Arc<Endpoint>],
+        tried: &mut Vec<Arc<Endpoint>>,
     ) -> Result<Option<Arc<Endpoint>>, NotServed> {
         let Some(endpoint) = self.slot.as_ref().and_then(Slot::endpoint) else { return Ok(None) };
         if !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)) {
             return Ok(Some(endpoint.clone()));
         }
-        match self.upstream.take(tried) {
+        let failed: Vec<Tried> = tried.iter().cloned().map(Tried::new).collect();
+        match self.upstream.take(&failed) {
             Free::Taken(place) => {
                 if let Some(slot) = &mut self.slot {
                     slot.move_to(place);
@@ -116,10 +118,12 @@ impl Turn {
             Free::Busy => {
                 // The failed endpoint gets the slot back while the request waits for another one.
                 self.tokens = self.slot.take().and_then(Slot::without_tokens);
-                Box::pin(self.wait_in_line(tried.to_vec(), true)).await?;
+                Box::pin(self.wait_in_line(failed, true)).await?;
             }
         }
-        Ok(self.slot.as_ref().and_then(Slot::endpoint).cloned())
+        let endpoint = self.slot.as_ref().and_then(Slot::endpoint).cloned();
+        tried.retain(|tried| endpoint.as_ref().is_none_or(|endpoint| !Arc::ptr_eq(tried, endpoint)));
+        Ok(endpoint)
     }
 
     /// Notes that the request is sent now, so that its key is served.

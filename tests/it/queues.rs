@@ -1,11 +1,13 @@
 //! Queues of upstreams: who waits, in which order, and what becomes of those who wait.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -84,6 +86,14 @@ async fn send_first(gateway: &Arc<Running>, key: &'static str, held: &Held) -> J
     let first = send(gateway, key, "");
     eventually("the first arrives", || held.served().len() == 1).await;
     first
+}
+
+/// An address that refuses connections, until its socket listens.
+fn dead_endpoint() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 async fn waiting(gateway: &Running) -> [u64; 3] {
@@ -334,9 +344,7 @@ async fn those_who_wait_for_an_upstream_that_is_renamed_wait_for_its_slots() {
 #[tokio::test]
 async fn each_endpoint_has_its_own_slots_and_a_dead_one_none() {
     let (one, two) = (Held::start().await, Held::start().await);
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead_address = dead.local_addr().unwrap();
-    drop(dead);
+    let (_dead, dead_address) = dead_endpoint();
     let endpoints = format!(
         "{{url: \"http://{dead_address}\", slots: 3}}, {{url: \"http://{}\", slots: 1}}, {{url: \"http://{}\", slots: 2}}",
         one.upstream.address, two.upstream.address
@@ -361,9 +369,7 @@ async fn each_endpoint_has_its_own_slots_and_a_dead_one_none() {
 #[tokio::test]
 async fn an_endpoint_that_comes_back_serves_those_who_wait() {
     let held = Held::start().await;
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead_address = dead.local_addr().unwrap();
-    drop(dead);
+    let (dead, dead_address) = dead_endpoint();
     let endpoints = format!(
         "{{url: \"http://{dead_address}\", slots: 9}}, {{url: \"http://{}\", slots: 1}}",
         held.upstream.address
@@ -372,15 +378,21 @@ async fn an_endpoint_that_comes_back_serves_those_who_wait() {
     let first = send_first(&gateway, "ci", &held).await;
     // The dead endpoint is ejected for longer after each of them that tries it, so the last ones don't.
     let mut sent = Vec::new();
-    for count in 1..=6 {
+    for count in 1..=8 {
         sent.push(send(&gateway, "ci", ""));
         wait_until_waiting(&gateway, [0, count, 0]).await;
     }
-    let back = tokio::net::TcpListener::bind(dead_address).await.unwrap();
-    let probe = tokio::time::timeout(Duration::from_secs(20), back.accept()).await;
-    assert!(probe.is_ok(), "nobody probes the endpoint that is back");
-    held.let_go(7);
-    drop((first, sent));
+    let back = Upstream::acting_on(dead.listen(64).unwrap(), async |_, mut stream| {
+        stream.write_all(answer_of("done").as_bytes()).await.ok()?;
+        Some(stream)
+    });
+    // Also those are served there that tried it in vain before.
+    for answer in sent {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    assert_eq!((held.served().len(), back.requests().len()), (1, 8));
+    held.let_go(1);
+    assert_eq!(first.await.unwrap().status, 200);
 }
 
 #[tokio::test]

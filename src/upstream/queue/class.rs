@@ -53,7 +53,7 @@ pub(super) struct Class<T> {
     keys: HashMap<usize, Key<T>, RandomState>,
     /// The keys with waiting requests: what they were served, and the number of their first request.
     order: BTreeSet<(Served, u64, usize)>,
-    /// The keys with waiting requests, by their number.
+    /// The keys with waiting requests, by how many requests they have.
     by_length: BTreeSet<(usize, usize)>,
     /// The keys without waiting requests, by what they were served.
     resting: BTreeSet<(Served, usize)>,
@@ -200,8 +200,8 @@ impl<T> Class<T> {
         self.keys.get(&key).map_or(0, |key| key.waiting.len())
     }
 
-    /// Returns the number of waiting requests of the key that has most, and takes the last one of them out if
-    /// `may_go` says so of this number.
+    /// Takes out the last request of the key that has most waiting requests, and returns it, if `may_go` says so
+    /// of their number.
     pub(super) fn take_last_of_most(&mut self, may_go: impl FnOnce(usize) -> bool) -> Option<(Standing, T)> {
         let (most, key) = *self.by_length.last()?;
         if !may_go(most) {

@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::super::endpoints::Endpoint;
 use super::super::slots::Slots;
 use super::*;
 
@@ -25,7 +24,7 @@ impl Destination for Upstream {
         0
     }
 
-    fn take(&self, _tried: &[Arc<Endpoint>]) -> Free {
+    fn take(&self, _tried: &[Tried]) -> Free {
         let live = || self.endpoints.iter().filter(|(_, lives)| lives.load(Ordering::Relaxed));
         let taken = match &self.whole {
             Some(whole) => whole.take(),

@@ -88,8 +88,18 @@ impl Upstream {
     where
         F: Future<Output = Option<TcpStream>> + Send + 'static,
     {
+        Self::acting_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), act)
+    }
+
+    /// As [`Self::acting`], on a listener.
+    pub fn acting_on<F>(
+        listener: TcpListener,
+        act: impl Fn(Recorded, TcpStream) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Option<TcpStream>> + Send + 'static,
+    {
         let behaviour: Behaviour = Arc::new(move |recorded, stream| Box::pin(act(recorded, stream)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let (connections, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
