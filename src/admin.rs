@@ -187,6 +187,7 @@ impl Visitor {
                 credential_id: None,
                 route: Some("admin"),
                 model: None,
+                door: None,
             };
             refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);
         }

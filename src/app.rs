@@ -4,6 +4,7 @@
 mod checks;
 mod departures;
 mod descriptors;
+mod door_warnings;
 mod first_keys;
 mod lookups;
 mod prepared;
@@ -31,7 +32,7 @@ use crate::key_store::id_secret;
 use crate::limit::Passed;
 use crate::net::connections_by_address::ConnectionsByAddress;
 use crate::net::inherited::Inherited;
-use crate::net::listen::{self, Bound, Intake};
+use crate::net::listen::{self, Bound, Intake, Service};
 use crate::net::local::Local;
 use crate::net::tls::Swappable;
 use crate::observe::Logs;
@@ -119,11 +120,7 @@ impl App {
         }
         let certificates: Vec<Option<Swappable>> =
             prepared.tls.into_iter().map(|tls| tls.map(|tls| Arc::new(ArcSwap::new(tls)))).collect();
-        let mut listeners = Vec::with_capacity(config.listeners.len());
-        for (listener, tls) in config.listeners.iter().zip(&certificates) {
-            let bound = Bound::bind(&listener.address, tls.clone(), &mut inherited);
-            listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
-        }
+        let listeners = bind_listeners(config, &certificates, &mut inherited)?;
         let admin =
             config.admin.as_ref().map(|admin| bind_admin(&admin.address, &mut inherited)).transpose()?;
         let left = inherited.left();
@@ -143,6 +140,10 @@ impl App {
             prelude_memory: Arc::default(),
             endpoints: prepared.endpoints,
             queues: prepared.queues,
+            doors: listeners
+                .iter()
+                .filter_map(|bound| Some((bound.local().to_string(), bound.door()?)))
+                .collect(),
             is_draining: AtomicBool::new(false),
             clock,
             usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.kept.ledger),
@@ -365,11 +366,26 @@ fn tell_of_budget(logs: &Logs, holder: &str, passed: &Passed) {
     budget_passed(writer, BudgetPassed { policy, percent, used, limit, resets_at, key_id, group });
 }
 
+/// Binds the listeners, each with the certificates of the same position.
+fn bind_listeners(
+    config: &Config,
+    certificates: &[Option<Swappable>],
+    inherited: &mut Inherited,
+) -> Result<Vec<Bound>, StartError> {
+    let mut listeners = Vec::with_capacity(config.listeners.len());
+    for (listener, tls) in config.listeners.iter().zip(certificates) {
+        let service = Service { tls: tls.clone(), door: listener.door };
+        let bound = Bound::bind(&listener.address, service, inherited);
+        listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
+    }
+    Ok(listeners)
+}
+
 /// Binds the admin listener.
 fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, StartError> {
     let doing =
         || format!("can't listen on {address} (the admin listener; admin.address, or --admin, moves it)");
-    while_doing(doing, Bound::bind(address, None, inherited))
+    while_doing(doing, Bound::bind(address, Service::default(), inherited))
 }
 
 /// Returns the number of processors that the cgroup and the affinity mask allow.

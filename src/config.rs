@@ -21,6 +21,7 @@ mod cors;
 mod credential;
 pub(crate) mod decode;
 mod document;
+mod door;
 mod endpoint;
 pub(crate) mod fault;
 mod field;
@@ -61,6 +62,7 @@ pub(crate) use budget::{BudgetQuota, Every, Period, Zone, budget_quotas, parse_b
 pub(crate) use cors::{Cors, CorsOrigins};
 pub(crate) use credential::UpstreamCredential;
 pub use document::Config;
+pub(crate) use door::{Asker, Door, Unenforceable};
 pub(crate) use endpoint::{ConfiguredEndpoint, EndpointAddress};
 pub use fault::{Fault, Faults, Position};
 pub(crate) use files::ReadFile;

@@ -23,6 +23,7 @@ mod principal;
 mod readings;
 mod revocation;
 mod suspicion;
+mod unenforceable;
 
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub(crate) use authentication::{Authentication, authenticate};
 pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
 pub(crate) use cors::{Preflight, cors_answer, preflight};
-pub(crate) use credential::harmless_protocols;
+pub(crate) use credential::{harmless_protocols, has_key_in_protocols};
 use failed_attempts::SharedAttempts;
 pub(crate) use failed_attempts::is_limited;
 pub(crate) use model::Verdict;

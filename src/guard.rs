@@ -107,6 +107,20 @@ pub(crate) fn check(parts: &Parts, limits: &Limits, is_plain: bool) -> Result<Ta
     })
 }
 
+/// Checks that a target is in its canonical form, because it is forwarded as it is. `told` is the target as
+/// it was told; `read`, how it was parsed.
+///
+/// # Errors
+///
+/// 400 if the target is not canonical.
+pub(crate) fn check_canonical(told: &[u8], read: &PathAndQuery) -> Result<(), Denial> {
+    let path::Canonical { path_and_query, .. } = path::canonical(read)?;
+    match path_and_query.as_str().as_bytes() == told {
+        true => Ok(()),
+        false => Err(Denial::not_canonical(path_and_query.path())),
+    }
+}
+
 /// Returns the canonical form of a path, with its query unchanged, and the ambiguous parts of the
 /// path; `None` if the path is refused.
 #[cfg(any(test, feature = "fuzzing"))]

@@ -36,7 +36,7 @@ use jiff::Timestamp;
 
 use crate::activity::ConnectionActivity;
 use crate::activity::cut::{self, CutReason};
-use crate::config::Priority;
+use crate::config::{Asker, Priority};
 use crate::denial::{Code, Denial};
 use crate::protocol::Protocol;
 use crate::token_report::TokenReport;
@@ -212,6 +212,19 @@ impl RequestRecord {
     /// Sets the activity of the connection on which the request came.
     pub(crate) fn within(&mut self, activity: &Arc<ConnectionActivity>) {
         self.0.activity = Some(activity.clone());
+    }
+
+    /// Notes that another proxy asks, and which.
+    pub(crate) fn asked_by(&mut self, asker: Asker) {
+        self.0.line.door = Some(asker);
+    }
+
+    /// Sets the request about which another proxy asks. `path`: as it was told; `protocol`: of the client's
+    /// connection.
+    pub(crate) fn about(&mut self, id: &HeaderValue, method: Method, path: &str, protocol: &'static str) {
+        let line = &mut self.0.line;
+        (line.request_id, line.method, line.protocol) = (id.clone(), method, protocol);
+        self.path(path);
     }
 
     pub(crate) fn client(&mut self, client: Option<IpAddr>) {
@@ -441,6 +454,7 @@ impl Drop for OpenRecord {
             response: self.timing.upstream.response(),
             tokens: line.tokens.map(|tokens| (self.observer.models.of(line.model.as_deref()), tokens)),
             would_refuse: line.would_refuse,
+            door: line.door,
             queued: self.timing.upstream.queued,
             is_queue_timeout: line.code == Some(Code::QueueTimeout.name()),
         };

@@ -5,6 +5,7 @@
 //! forward.
 
 mod caller;
+pub(crate) mod door;
 mod gateway;
 mod inspection;
 mod list;

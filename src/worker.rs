@@ -173,6 +173,7 @@ async fn serve(
             address: accepted.peer,
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
+            door: accepted.door,
             activity: accepted.activity.clone(),
             tunnel: Arc::default(),
             over_limit: accepted.over_limit,

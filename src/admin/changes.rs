@@ -132,6 +132,7 @@ impl Change {
             credential_id: None,
             route: Some("bearward:admin"),
             model: None,
+            door: None,
         };
         changed(writer, change, subject, self.actor.name());
     }

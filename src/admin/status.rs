@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::scrape;
 use super::state::Admin;
-use crate::config::StorePlace;
+use crate::config::{Door, StorePlace, Unenforceable};
 use crate::denial::catalogue;
 use crate::key_cache::Outlook;
 use crate::key_store::edit::unwritable_reason;
@@ -19,7 +19,7 @@ use crate::observe::metrics::{Certificate, QueueSample};
 use crate::observe::observer::Levels;
 use crate::observe::reloads::{PartState, Reloads, State};
 use crate::observe::shown;
-use crate::observe::tally::Refused;
+use crate::observe::tally::{Refused, Tally};
 use crate::observe::token_minute::MinuteUse;
 use crate::observe::usage::KeyLabel;
 use crate::proxy::Gateway;
@@ -105,6 +105,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         },
         "endpoints": endpoints(gateway),
         "queues": scrape::queues(gateway).into_iter().map(queue).collect::<Vec<_>>(),
+        "doors": doors(gateway, &tally),
         "certificates": scrape::certificates(admin).into_iter().map(certificate).collect::<Vec<_>>(),
         "log_lines_dropped": lost,
         "log_lines_left_out": left_out,
@@ -191,6 +192,26 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
 fn certificate(certificate: Certificate) -> Value {
     let Certificate { listener, file, not_after } = certificate;
     json!({"listener": listener, "file": file, "expires_at": not_after.to_string()})
+}
+
+/// Returns the listeners at which other proxies ask. The numbers of questions are of all listeners at which
+/// the same proxy asks.
+fn doors(gateway: &Gateway, tally: &Tally) -> Vec<Value> {
+    let door = |(address, door): &(String, Door)| {
+        let classes = tally.doors.get(&door.asker).copied().unwrap_or_default();
+        let [.., granted, _, _, _] = classes;
+        json!({
+            "address": address,
+            "asked_by": door.asker.name(),
+            "unenforceable": match door.unenforceable {
+                Unenforceable::Refuse => "refuse",
+                Unenforceable::Ignore => "ignore",
+            },
+            "granted": granted,
+            "refused": classes.iter().sum::<u64>() - granted,
+        })
+    };
+    gateway.doors.iter().map(door).collect()
 }
 
 /// Returns a queue as JSON.

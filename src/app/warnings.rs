@@ -12,6 +12,7 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 
 use super::descriptors::carried_by_descriptors;
+use super::door_warnings;
 use super::weakness::weakness;
 use crate::config::{Access, AgeAction, Config, Cors, Quota, Route, Unit};
 use crate::key_cache::KeySet;
@@ -50,6 +51,7 @@ pub(super) fn of(
     warnings.extend(of_models(config));
     warnings.extend(of_tokens(config, set, snapshot));
     warnings.extend(of_caps(set, snapshot));
+    warnings.extend(door_warnings::of(config, set));
     warnings.extend(of_descriptors(config));
     warnings.extend(of_keys(config, set, snapshot));
     warnings

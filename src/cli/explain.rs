@@ -1,6 +1,9 @@
 //! `bearward explain`: shows how bearward would decide about a request, or what an error code
 //! means. The decision is made by the same functions that the proxy calls.
 
+mod door;
+mod steps;
+
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,19 +21,18 @@ use super::failure::Failure;
 use super::terminal::print;
 use crate::app::Prepared;
 use crate::clock::Clock;
-use crate::config::{Access, Config, ModelIn};
+use crate::config::{Asker, Config, Door, ModelIn};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::gate::{self, Context, Decided, Grant, Head, Identity, Principal, Readings};
+use crate::gate::{self, Context, Decided, Head, Identity, Readings};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
-use crate::limit::Window;
-use crate::model::{Named, in_query};
-use crate::proxy::seen_body::{HeldCap, SeenBody, caps_of, estimate, kind_of_body, learned_name};
+use crate::model::Named;
+use crate::proxy::seen_body::{SeenBody, kind_of_body, named_model};
 use crate::route::{Lookup, Route};
-use crate::tokens::Learned;
+use steps::{Steps, explain_model, explain_permissions, explain_queue, explain_tokens, limits, near};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -55,22 +57,16 @@ pub(super) struct Explain {
     /// output, and the tokens that it reserves
     #[arg(long, value_name = "FILE", requires = "path", conflicts_with = "model")]
     body: Option<PathBuf>,
+    /// The proxy that forwards the request, and asks bearward: nginx, caddy, traefik, envoy, or
+    /// ext_authz (Envoy over gRPC). Shows what bearward answers it
+    #[arg(long = "as", value_name = "PROXY", requires = "path", value_parser = door::parse)]
+    asked_by: Option<Asker>,
     /// The configuration [default: $BEARWARD_CONFIG, ./bearward.yaml, /etc/bearward/config.yaml]
     #[arg(long, short, value_name = "FILE", requires = "path")]
     config: Option<PathBuf>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The steps of a decision: the name of each step, and the result of the step as text.
-#[derive(Default)]
-struct Steps(Vec<(&'static str, String)>);
-
-impl Steps {
-    fn add(&mut self, name: &'static str, text: impl Into<String>) {
-        self.0.push((name, text.into()));
-    }
 }
 
 /// The key of the explained request, with the hash of the key's current secret.
@@ -115,12 +111,13 @@ impl Explain {
             .map_err(|error| Failure::Usage(format!("{path} with {}: {error}", self.host)))?
             .into_parts();
         let file = config_path(self.config.clone())?;
-        let prepared = Config::load(&file)
-            .and_then(|config| Prepared::of(&config, &Clock::system()))
+        let (config, prepared) = Config::load(&file)
+            .and_then(|config| Prepared::of(&config, &Clock::system()).map(|prepared| (config, prepared)))
             .map_err(|faults| Failure::InConfig(faults, file))?;
+        let door = self.asked_by.map(|asker| door::of(asker, &config));
         let key = self.key.as_deref().map(|key| find_key(&prepared, key)).transpose()?;
         let body = self.body.as_deref().map(read_body).transpose()?;
-        let (steps, outcome) = self.decide(&prepared, &parts, key.as_ref(), body.as_deref());
+        let (steps, outcome) = self.decide(&prepared, &parts, key.as_ref(), body.as_deref(), door);
         self.print(&method, path, &steps, outcome)
     }
 
@@ -131,6 +128,7 @@ impl Explain {
         parts: &Parts,
         key: Option<&NamedKey>,
         body: Option<&[u8]>,
+        door: Option<Door>,
     ) -> (Steps, Result<(), Denial>) {
         let (snapshot, keys, limiter) = (&prepared.snapshot, &prepared.keys, &prepared.limiter);
         let context = Context { snapshot, keys, limiter, now: Timestamp::now() };
@@ -140,12 +138,17 @@ impl Explain {
         let decided = gate::decide_here(&Head { parts, client: &client, is_plain: false, identity }, context);
         let explained = Explained { prepared, parts, key: key.map(|(_, live)| &**live), assumed };
         let mut steps = explained.steps(&decided);
+        if let Some(door) = door {
+            let outcome = door::explain(door, parts, client, decided, body, context, &mut steps);
+            return (steps, outcome);
+        }
         let path = decided.facts.target.as_ref().map(|target| target.path()).unwrap_or_default();
         let outcome = decided.outcome.and_then(|verdict| {
             let route = verdict.route();
             let kind = kind_of_body(route, &parts.method).filter(|_| body.is_some());
             let seen = kind.map(|kind| SeenBody::of_whole(kind, &parts.headers, body.unwrap_or_default()));
-            let (model, needs_model) = (self.named(route, seen.as_ref(), parts, path), verdict.needs_model());
+            let needs_model = verdict.needs_model();
+            let model = self.named(route, seen.as_ref(), needs_model, parts, path);
             let grant = verdict.grant(&model, parts.method.as_str(), path)?;
             explain_model(&model, needs_model, grant.route(), &mut steps);
             let length = body.map_or(0, <[u8]>::len) as u64;
@@ -155,16 +158,18 @@ impl Explain {
     }
 
     /// Returns the model that the request names.
-    fn named(&self, route: &Route, seen: Option<&SeenBody>, parts: &Parts, path: &str) -> Named {
-        match route.model.place {
-            ModelIn::Path => route.model_in_path(path),
-            ModelIn::Query => in_query(parts.uri.query()),
-            ModelIn::List => route.model_in_list(path),
-            ModelIn::Body | ModelIn::Form => match seen {
-                Some(seen) => seen.named().clone(),
-                None => self.model.clone().map_or(Named::Absent, Named::Model),
-            },
-            ModelIn::None => Named::Absent,
+    fn named(
+        &self,
+        route: &Route,
+        seen: Option<&SeenBody>,
+        needs_model: bool,
+        parts: &Parts,
+        path: &str,
+    ) -> Named {
+        let is_in_body = matches!(route.model.place, ModelIn::Body | ModelIn::Form);
+        match (&self.model, seen) {
+            (Some(model), None) if is_in_body => Named::Model(model.clone()),
+            _ => named_model(route, path, parts.uri.query(), seen, needs_model),
         }
     }
 
@@ -189,7 +194,10 @@ impl Explain {
                     "message": denial.message(), "advice": advice,
                 })
             });
-            let report = json!({"forwarded": denial.is_none(), "steps": steps, "refusal": refusal});
+            let report = json!({
+                "forwarded": denial.is_none(), "asked_by": self.asked_by.map(Asker::name), "steps": steps,
+                "refusal": refusal,
+            });
             return print(&format!("{report}\n"));
         }
         let mut text = format!("{method} {path}\n");
@@ -313,101 +321,6 @@ impl Explained<'_> {
     }
 }
 
-/// Adds a step for the queue of the route's upstream, if it has one.
-fn explain_queue(route: &Route, principal: Option<&Principal>, steps: &mut Steps) {
-    let Some(queue) = &route.upstream.queue else { return };
-    let class = principal.map(Principal::priority).unwrap_or_default().name();
-    let weight = principal.map_or(1, Principal::weight);
-    let (_, slots) = queue.slots(&route.upstream.sets);
-    let (waiting, wait) = (queue.settings.max_waiting, queue.settings.max_wait);
-    steps.add(
-        "queue",
-        format!("as {class}, with weight {weight}; {slots} slots, and {waiting} may wait, each for {wait:?}"),
-    );
-}
-
-/// Adds steps for the model of a granted request, and for what the request does with tokens.
-fn explain_model(model: &Named, needs_model: bool, route: &Route, steps: &mut Steps) {
-    match model {
-        Named::Model(name) if needs_model => steps.add("model", format!("{name}, which the key may use")),
-        Named::Model(name) => steps.add("model", format!("{name}; any model may be used")),
-        Named::Absent if needs_model => steps.add("model", "the answer lists the models of the key alone"),
-        Named::Absent if route.model.place == ModelIn::None => {}
-        Named::Absent | Named::Ambiguous => {
-            steps.add(
-                "model",
-                format!("any; the request names it ({}), see --model", route.model.place.name()),
-            );
-        }
-    }
-}
-
-/// Adds steps for the output that a request may ask for, and for the tokens that it reserves.
-/// `length`: the length of the body, in bytes.
-///
-/// # Errors
-///
-/// 400 if the body asks for more output than it may, or if its input alone exceeds a limit.
-#[expect(clippy::too_many_arguments, reason = "all that an estimate depends on")]
-fn explain_tokens(
-    grant: &Grant,
-    seen: Option<&SeenBody>,
-    model: &Named,
-    length: u64,
-    parts: &Parts,
-    path: &str,
-    context: Context<'_>,
-    steps: &mut Steps,
-) -> Result<(), Denial> {
-    let (route, method) = (grant.route(), &parts.method);
-    let caps = caps_of(grant.principal(), route, method);
-    for cap in caps.clone() {
-        let what = format!("at most {} tokens, else {}", cap.max_output_tokens, cap.on_excess.name());
-        steps.add("output", what);
-    }
-    if !route.uses_tokens(method) {
-        return Ok(());
-    }
-    let Some(seen) = seen else {
-        steps.add("tokens", "those of its input and output are reserved, see --body");
-        return Ok(());
-    };
-    let spellings = route.model.server.spellings(path);
-    let HeldCap { output, edits } = seen.hold(caps, spellings)?;
-    if !edits.is_empty() {
-        steps.add("lowered", format!("the body is changed to ask for {} tokens", output.unwrap_or(0)));
-    }
-    let (limits, learned) = (&context.snapshot.limits, Learned::default());
-    let name = learned_name(route, model);
-    let (estimate, size) =
-        estimate(Some(seen), Some(length), route, spellings, &learned, &name, limits, output);
-    let declares = if seen.declared().declares_output(spellings) { "declared" } else { "of a new model" };
-    let files = if size.media > 0 { format!(" and {} files", size.media) } else { String::new() };
-    let (input, output) = (estimate.input, estimate.output);
-    let what = format!(
-        "{input} of input (estimated from {} bytes{files}) and {output} of output ({declares}) are reserved",
-        size.text_bytes
-    );
-    steps.add("tokens", what);
-    grant.check_unused(estimate.cost(), context)
-}
-
-/// Adds a step for the permission that the route needs, and a step for each other route that would
-/// match if a server read the path in another way.
-fn explain_permissions(route: &Arc<Route>, readings: &[Arc<Route>], steps: &mut Steps) {
-    match route.access {
-        Access::Public => steps.add("permission", "none is needed: the route is public"),
-        Access::Needs(permission) => steps.add("permission", format!("{} is needed", permission.name())),
-    }
-    for reading in readings.iter().filter(|reading| reading.name != route.name) {
-        let needs = match reading.access {
-            Access::Public => "which is public".to_owned(),
-            Access::Needs(permission) => format!("for which {} is needed", permission.name()),
-        };
-        steps.add("read as", format!("{}, too, by some servers, {needs}", reading.name));
-    }
-}
-
 /// Reads the body of a request from a file; `-` stands for standard input.
 fn read_body(path: &Path) -> Result<Vec<u8>, Failure> {
     let read = match path == Path::new("-") {
@@ -433,45 +346,4 @@ fn find_key(prepared: &Prepared, wanted: &str) -> Result<NamedKey, Failure> {
     found.ok_or_else(|| {
         Failure::Failed(format!("no key has the id or name {wanted}; `bearward keys list` shows them"))
     })
-}
-
-/// Names the routes that nearly match, for a request that no route matches.
-fn near(prepared: &Prepared, host: &str, method: &Method, path: &str) -> String {
-    let routes = prepared.snapshot.routes.routes();
-    let compared = routes.map(|route| (route, route.compared(host, method, path)));
-    let near: Vec<String> = compared
-        .filter_map(|(route, compared)| match compared {
-            [true, false, true] => Some(format!("{} matches the path, for other methods", route.name)),
-            [false, true, true] => Some(format!("{} matches the path, for other hosts", route.name)),
-            _ => None,
-        })
-        .collect();
-    if near.is_empty() { "none matches the path".to_owned() } else { near.join("; ") }
-}
-
-fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) -> String {
-    let snapshot = &prepared.snapshot;
-    let Some(live) = key else {
-        return "none without a key".to_owned();
-    };
-    let own = live.limits(&prepared.limiter).windows.as_deref();
-    let source = if own.is_some() { "the key's" } else { "the default" };
-    let quota = |window: &Arc<Window>, source: &str| {
-        let quota = window.quota();
-        let (amount, per, burst) = (quota.amount, quota.per.as_secs(), quota.burst);
-        let only_counts = if quota.is_enforced { "" } else { ", only counted" };
-        format!("{} ({source}): {amount} in {per} s, {burst} at once{only_counts}", window.name())
-    };
-    let of_key = own.unwrap_or(&snapshot.default_windows).iter().map(|window| quota(window, source));
-    let group = live.key.group().and_then(|name| snapshot.groups.get(name));
-    let of_group =
-        group.into_iter().flat_map(|group| &group.windows).map(|window| quota(window, "the group's"));
-    let group_concurrent = group.and_then(|group| group.max_concurrent);
-    let group_concurrent = group_concurrent.map(|limit| format!("{limit} in flight in the group"));
-    let of_route = route.windows.iter().map(|window| quota(window, "the route's"));
-    let concurrent = live.key.max_concurrent().or(snapshot.default_max_concurrent);
-    let concurrent = concurrent.map(|limit| format!("{limit} in flight"));
-    let all: Vec<String> =
-        of_key.chain(of_route).chain(of_group).chain(concurrent).chain(group_concurrent).collect();
-    if all.is_empty() { "none".to_owned() } else { all.join("; ") }
 }

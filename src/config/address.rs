@@ -50,6 +50,17 @@ impl Address {
         self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }
 
+    /// Whether only this machine can connect to a listener on the address: loopback, or a unix socket.
+    pub(crate) fn is_local(&self) -> bool {
+        match (self, self.ip_and_port()) {
+            (Address::Unix(_), _) => true,
+            (_, Some((ip, _))) => ip.is_loopback(),
+            (Address::Tcp(text), None) => {
+                text.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case("localhost"))
+            }
+        }
+    }
+
     /// Returns the IP address and the port; `None` for a host name or a unix socket.
     fn ip_and_port(&self) -> Option<(IpAddr, u16)> {
         let Address::Tcp(text) = self else { return None };

@@ -155,6 +155,7 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
     let config = section::decode::<Config>(&mut decoder, &root);
     if let Some(config) = &config {
         refuse_budgets_that_are_lost(&mut decoder, &root, config);
+        refuse_open_doors(&mut decoder, &root, config);
     }
     decoder.refuse_overwritten();
     match config {
@@ -181,6 +182,22 @@ fn refuse_budgets_that_are_lost(d: &mut Decoder<'_>, root: &Node, config: &Confi
         d.fault(root.position_of("groups"), "budgets, and nothing keeps what was used of them").hint =
             Some("`state: {path: DIRECTORY}`, or `shared` for several replicas".to_owned());
     }
+}
+
+/// Refuses listeners at which anybody who reaches them could ask about keys.
+fn refuse_open_doors(d: &mut Decoder<'_>, root: &Node, config: &Config) {
+    let names_askers = config.trusted_proxies.names_askers();
+    let open = config
+        .listeners
+        .iter()
+        .position(|listener| listener.door.is_some() && !listener.address.is_local() && !names_askers);
+    let Some(open) = open else { return };
+    let at =
+        root.field("listeners").and_then(|listeners| listeners.item(open)).map_or(root.at, |node| node.at);
+    d.fault(at, "anybody who reaches this listener could ask about keys").hint = Some(
+        "an address on loopback, a unix socket, or `trusted_proxies` with the network of the proxy"
+            .to_owned(),
+    );
 }
 
 #[cfg(test)]

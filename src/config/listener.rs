@@ -1,20 +1,22 @@
-//! `listeners`: addresses for clients, with or without TLS.
+//! `listeners`: addresses for clients, or for proxies that ask, with or without TLS.
 
 use std::path::PathBuf;
 
 use crate::config::address::Address;
 use crate::config::decode::Decoder;
+use crate::config::door::{self, Door, Served};
 use crate::config::form::{non_empty, one_of, path, text};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::tree::Node;
 
 section! {
-    /// A listener: an address that clients connect to, with or without TLS.
+    /// A listener: an address that clients connect to, or a proxy that asks, with or without TLS.
     #[derive(Clone, Debug)]
     pub(crate) struct Listener in "a listener" {
         /// The address of the listener: host:port, or unix:/path.
         address: Address = text(own_address).required();
         tls: Option<Tls> = nested().optional();
+        door: Option<Door> = fields_of::<Served>().then(door::door);
     }
 }
 

@@ -13,6 +13,8 @@ use crate::config::tree::Node;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustedProxies {
     pub(crate) networks: Vec<IpNet>,
+    /// Whether the networks together include all addresses of IPv4 or of IPv6.
+    pub(crate) includes_all: bool,
     /// Whether each client of a unix listener is trusted.
     pub(crate) unix: bool,
 }
@@ -24,6 +26,19 @@ impl TrustedProxies {
             Some(address) => self.networks.iter().any(|network| network.contains(&address)),
             None => self.unix,
         }
+    }
+}
+
+impl TrustedProxies {
+    /// Whether a peer may ask at a listener for proxies that ask: a peer on this machine, or a trusted proxy.
+    /// `None` stands for the peer of a unix socket. Networks that include all addresses name nobody.
+    pub(crate) fn may_ask(&self, peer: Option<IpAddr>) -> bool {
+        peer.is_none_or(|address| address.is_loopback()) || (self.names_askers() && self.trusts(peer))
+    }
+
+    /// Whether the networks are named, and do not include all addresses together.
+    pub(crate) fn names_askers(&self) -> bool {
+        !self.networks.is_empty() && !self.includes_all
     }
 }
 
@@ -44,5 +59,7 @@ fn decode(d: &mut Decoder<'_>, node: &Node) -> Option<TrustedProxies> {
         }
         Some(())
     })?;
+    trusted.includes_all =
+        IpNet::aggregate(&trusted.networks).iter().any(|network| network.prefix_len() == 0);
     Some(trusted)
 }

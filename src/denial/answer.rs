@@ -134,6 +134,12 @@ impl Denial {
         Bytes::from(body.unwrap_or_default())
     }
 
+    /// Leaves out the details, where there is no room for them.
+    pub(crate) fn without_details(mut self) -> Self {
+        self.0.details = Map::new();
+        self
+    }
+
     /// Makes the HTTP answer, in the form that the front end chose.
     pub(crate) fn into_response(self, form: AnswerForm) -> Response<Bytes> {
         match form {

@@ -69,6 +69,23 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::UntrustedCaller,
+        Entry {
+            meaning: "The listener is for another proxy that asks whether it may forward a request, and the caller is no such proxy.",
+            caller: "Send the request to the proxy.",
+            operator: "If the caller is the proxy, add its address to trusted_proxies.",
+        },
+    ),
+    (
+        Code::UnenforceableLimit,
+        Entry {
+            meaning: "The key, its group or the route has a limit that can't be held where another proxy forwards the request: `details.limit`.",
+            caller: "Use bearward itself, or a key without this limit.",
+            operator: "Remove the limit, serve such keys by a listener of bearward's own, or set `unenforceable: ignore` at the \
+             listener. A rule for models always needs the body: let Envoy send it (with_request_body).",
+        },
+    ),
+    (
         Code::RateLimitExceeded,
         Entry {
             meaning: "The key has used up a rate limit of its own, or one of the route.",

@@ -41,6 +41,8 @@ codes! {
     InsufficientPermissions "INSUFFICIENT_PERMISSIONS"    403 7;
     RouteNotAllowed         "ROUTE_NOT_ALLOWED"           403 7;
     ModelNotAllowed         "MODEL_NOT_ALLOWED"           403 7;
+    UntrustedCaller         "UNTRUSTED_CALLER"            403 7;
+    UnenforceableLimit      "UNENFORCEABLE_LIMIT"         403 7;
     RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
     BudgetExceeded          "BUDGET_EXCEEDED"             429 8;
     ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;

@@ -52,6 +52,17 @@ impl Denial {
         Denial::new(Code::RouteNotAllowed, "The API key may not use this route", details)
     }
 
+    /// 403: the caller is no proxy that may ask here.
+    pub(crate) fn untrusted_caller() -> Self {
+        Denial::new(Code::UntrustedCaller, "This listener is for trusted proxies", json!({}))
+    }
+
+    /// 403: the key has a limit that can't be held by whoever sees only the beginning of a request.
+    pub(crate) fn unenforceable_limit(limit: &str) -> Self {
+        let message = "The key has a limit that cannot be held here";
+        Denial::new(Code::UnenforceableLimit, message, json!({"limit": limit}))
+    }
+
     /// 429: a rate limit is used up. A request after `retry_after` is accepted, if no other request
     /// is charged before.
     pub(crate) fn rate_limited(policy: &str, limit: u32, window: Duration, retry_after: Duration) -> Self {
@@ -176,6 +187,17 @@ impl Denial {
     /// 400: like [`Denial::bad_request`], and names the part of the request that is at fault.
     pub(crate) fn bad_part(message: impl Into<Cow<'static, str>>, part: &str, value: &str) -> Self {
         Denial::new(Code::BadRequest, message, json!({part: value})).closing()
+    }
+
+    /// 400: the target is not in its canonical form, and whoever asks would forward it as it is.
+    pub(crate) fn not_canonical(canonical: &str) -> Self {
+        let message = "The path is not in its canonical form";
+        Denial::new(Code::BadRequest, message, json!({"canonical": masked(canonical)}))
+    }
+
+    /// 408: the time that the caller had set for its call is over.
+    pub(crate) fn deadline_exceeded() -> Self {
+        Denial::new(Code::RequestTimeout, "The deadline of the call has passed", json!({}))
     }
 
     /// 404: the key is valid, but no route matches.

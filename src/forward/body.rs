@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::download::Download;
@@ -47,7 +48,8 @@ struct Outgoing {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is boxed already, and nearly all bodies are upstream's")]
 enum BodySource {
-    Own(Option<Bytes>),
+    /// An answer of bearward's own: its data, and its trailers.
+    Own(Option<Bytes>, Option<Box<HeaderMap>>),
     Upstream(Download),
 }
 
@@ -58,12 +60,17 @@ const MAX_PIECE: usize = 16 * 1024;
 impl ResponseBody {
     /// Makes the body of an answer by bearward itself.
     pub(crate) fn own(bytes: Bytes) -> Self {
-        ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes)))
+        ResponseBody::of(BodySource::Own((!bytes.is_empty()).then_some(bytes), None))
+    }
+
+    /// Makes the body of an answer by bearward itself that ends with trailers.
+    pub(crate) fn with_trailers(bytes: Bytes, trailers: HeaderMap) -> Self {
+        ResponseBody::of(BodySource::Own(Some(bytes), Some(Box::new(trailers))))
     }
 
     /// Makes an empty body, such as that of a 101 answer.
     pub(crate) fn none() -> Self {
-        ResponseBody::of(BodySource::Own(None))
+        ResponseBody::of(BodySource::Own(None, None))
     }
 
     pub(super) fn upstream(download: Download) -> Self {
@@ -150,7 +157,7 @@ impl Outgoing {
         // Only HTTP/2 has streams that can be blocked.
         if self.protocol.has_streams() {
             blocked::record(match &self.source {
-                BodySource::Own(_) => BlockedOn::ClientOfOurs,
+                BodySource::Own(..) => BlockedOn::ClientOfOurs,
                 BodySource::Upstream(download) if download.is_unauthenticated() => {
                     BlockedOn::ClientWithoutKey
                 }
@@ -216,7 +223,11 @@ impl Body for ResponseBody {
             return Poll::Pending;
         }
         let polled = match &mut this.source {
-            BodySource::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::Own(bytes, trailers) => {
+                let data = bytes.take().map(Frame::data);
+                let frame = data.or_else(|| trailers.take().map(|trailers| Frame::trailers(*trailers)));
+                Poll::Ready(frame.map(Ok))
+            }
             BodySource::Upstream(download) => download.poll_frame(cx),
         };
         if let (Poll::Ready(None), Some(drain), true) =
@@ -253,7 +264,9 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0.source {
-            BodySource::Own(bytes) => {
+            // With a Content-Length, some clients take no notice of trailers.
+            BodySource::Own(_, Some(_)) => SizeHint::default(),
+            BodySource::Own(bytes, None) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             BodySource::Upstream(download) => {
@@ -274,7 +287,7 @@ impl Body for ResponseBody {
 impl BodySource {
     fn has_ended(&self) -> bool {
         match self {
-            BodySource::Own(bytes) => bytes.is_none(),
+            BodySource::Own(bytes, trailers) => bytes.is_none() && trailers.is_none(),
             BodySource::Upstream(download) => download.has_ended(),
         }
     }

@@ -19,13 +19,13 @@ use smallvec::SmallVec;
 use crate::address;
 use crate::config::UpstreamCredential;
 use crate::folding::{folded, is_plain};
-use crate::gate::{Permit, harmless_protocols};
+use crate::gate::{Permit, Principal, harmless_protocols};
 use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::request::{Removed, UpstreamHeaders};
-use reserved::{Reserved, is_identity, reserved};
+use reserved::{KEY_HEADERS, Reserved, is_identity, reserved, states_address};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -34,6 +34,9 @@ const KEY_ID: HeaderName = HeaderName::from_static("x-bearward-key-id");
 const PERMISSIONS: HeaderName = HeaderName::from_static("x-bearward-permissions");
 const KEY_NAME: HeaderName = HeaderName::from_static("x-bearward-key-name");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-bearward-environment");
+
+/// The headers that state who sent a request.
+const IDENTITY: [HeaderName; 4] = [KEY_ID, KEY_NAME, ENVIRONMENT, PERMISSIONS];
 
 /// Largest number of headers that bearward sets on a request, without those of a trace and of a credential.
 const OUR_REQUEST_HEADERS: usize = 11;
@@ -209,6 +212,74 @@ pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     let value = HeaderValue::try_from(text);
     debug_assert!(value.is_ok(), "an address is a header value");
     value.ok()
+}
+
+/// What a proxy that forwards a request itself has to do with one of its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handling {
+    Pass,
+    /// The header carries a key, or is set anew by bearward's word. Each configuration of a proxy removes or
+    /// sets it.
+    RemoveOrSet,
+    /// Some servers take the header for another one, or take from it the method, the path, the host or who the
+    /// client is. A proxy that can't be told to remove it must not forward the request.
+    Remove,
+}
+
+/// Returns what a proxy that forwards a request itself has to do with a header. `is_own`: whether that proxy
+/// sets the header, to describe what it forwards.
+pub(crate) fn handling(
+    name: &HeaderName,
+    secret_headers: &[HeaderName],
+    is_own: impl Fn(&str) -> bool,
+) -> Handling {
+    let is_secret = |name: &HeaderName| secret_headers.contains(name) || KEY_HEADERS.contains(&name.as_str());
+    if !is_plain(name.as_str()) {
+        let folded = folded(name);
+        let is_taken = reserved(folded.as_str()).is_some() || is_secret(&folded) || is_secret(name);
+        return if is_taken { Handling::Remove } else { Handling::Pass };
+    }
+    if is_secret(name) || IDENTITY.contains(name) {
+        return Handling::RemoveOrSet;
+    }
+    match reserved(name.as_str()) {
+        Some(_) if is_own(name.as_str()) => Handling::Pass,
+        Some(Reserved::Ours) => Handling::Remove,
+        // Addresses are for proxies to state. A client that states one of its own changes no decision.
+        Some(Reserved::Client) if states_address(name.as_str()) => Handling::Pass,
+        Some(Reserved::Client) => Handling::Remove,
+        None => Handling::Pass,
+    }
+}
+
+/// Whether only proxies may send a header, which states the address of a client or who the client is.
+pub(crate) fn states_client(name: &HeaderName) -> bool {
+    let is_own = *name == HeaderName::from_static("x-envoy-external-address");
+    !is_own && reserved(folded(name).as_str()) == Some(Reserved::Client)
+}
+
+/// Returns the names of headers that may carry keys.
+pub(crate) fn key_headers() -> impl Iterator<Item = &'static str> {
+    KEY_HEADERS.into_iter()
+}
+
+/// Returns the four headers that state who sent a request. A header without a value has `-`, so that one of
+/// the caller's own is never left in its place.
+pub(crate) fn identity(principal: Option<&Principal>) -> [(HeaderName, HeaderValue); 4] {
+    const NOTHING: HeaderValue = HeaderValue::from_static("-");
+    let Some(principal) = principal else {
+        return IDENTITY.map(|name| (name, NOTHING));
+    };
+    let identity = principal.key().headers();
+    let or_nothing =
+        |value: &Option<HeaderValue>| value.clone().filter(|value| !value.is_empty()).unwrap_or(NOTHING);
+    let permissions = Some(identity.permissions.clone());
+    [
+        (KEY_ID, identity.key_id.clone()),
+        (KEY_NAME, or_nothing(&identity.key_name)),
+        (ENVIRONMENT, or_nothing(&identity.environment)),
+        (PERMISSIONS, or_nothing(&permissions)),
+    ]
 }
 
 /// Whether a header applies to a single connection only (RFC 9110, section 7.6.1).

@@ -63,6 +63,17 @@ pub(super) struct InFlightPermits {
 }
 
 impl InFlightPermits {
+    /// Takes the permit of the process alone.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the process has too many requests in flight.
+    pub(super) fn of_process(context: Context<'_>) -> Result<Self, Denial> {
+        let all = context.snapshot.limits.in_flight;
+        let of_process = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
+        Ok(InFlightPermits { _of_process: of_process, _public: None, _of_key: None, _of_group: None })
+    }
+
     /// Takes the permits, all of them or none. `address`: the address for which a request without a
     /// key is counted.
     ///
@@ -232,12 +243,20 @@ pub(crate) fn holders<'a>(
     std::iter::once(of_key).chain(principal.group().map(|group| group.holder()))
 }
 
+/// Returns the key of a principal, with the limits of a route, and its group, as holders of limits.
+pub(super) fn holders_of<'a>(
+    principal: &'a Principal,
+    route: &'a Arc<Route>,
+    context: Context<'a>,
+) -> impl Iterator<Item = Holder<'a>> {
+    let of_key = key_holder(principal.key(), context.limiter, context.snapshot, Some(route));
+    std::iter::once(of_key).chain(principal.group().map(|group| group.holder()))
+}
+
 /// Whether a window of the key, or one of the route, counts tokens.
 pub(super) fn counts_tokens(principal: Option<&Principal>, route: &Arc<Route>, context: Context<'_>) -> bool {
     let Some(principal) = principal else { return false };
-    let of_key = key_holder(principal.key(), context.limiter, context.snapshot, Some(route));
-    let of_group = principal.group().map(|group| group.holder());
-    std::iter::once(of_key).chain(of_group).any(|holder| holder.counts_tokens())
+    holders_of(principal, route, context).any(|holder| holder.counts_tokens())
 }
 
 /// Returns a key as the holder of its own limits (or the default ones) and the route's.
@@ -272,10 +291,7 @@ impl Permit {
     ///
     /// 503 if the process has no room for another request.
     pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
-        let all = context.snapshot.limits.in_flight;
-        let of_process = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
-        let in_flight =
-            InFlightPermits { _of_process: of_process, _public: None, _of_key: None, _of_group: None };
+        let in_flight = InFlightPermits::of_process(context)?;
         Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _in_flight: in_flight })
     }
 

@@ -163,13 +163,19 @@ fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 /// Returns the WebSocket protocols of a request without those that contain a key, in any spelling;
 /// `None` if no protocol is left.
 pub(crate) fn harmless_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
-    let is_key = |protocol: &[u8]| {
-        let start = protocol.get(..PROTOCOL_PREFIX.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(PROTOCOL_PREFIX))
-    };
     let others: Vec<&[u8]> =
-        protocols(headers).filter(|protocol| !protocol.is_empty() && !is_key(protocol)).collect();
+        protocols(headers).filter(|protocol| !protocol.is_empty() && !is_key_protocol(protocol)).collect();
     HeaderValue::from_bytes(&others.join(&b", "[..])).ok().filter(|others| !others.is_empty())
+}
+
+/// Whether one of the WebSocket protocols of a request contains a key, in any spelling.
+pub(crate) fn has_key_in_protocols(headers: &HeaderMap) -> bool {
+    protocols(headers).any(is_key_protocol)
+}
+
+fn is_key_protocol(protocol: &[u8]) -> bool {
+    let start = protocol.get(..PROTOCOL_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(PROTOCOL_PREFIX))
 }
 
 /// Returns a header value without the optional white space around it (RFC 9110, section 5.6.3).

@@ -36,15 +36,33 @@ impl Client {
 /// does not belong to a trusted proxy is the client's address. Elements to the left of this address
 /// are ignored, because any client can have written them.
 pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &TrustedProxies) -> Client {
-    let mut client = Client::of_peer(peer);
-    if !trusted.trusts(client.address) {
-        return client;
+    let client = Client::of_peer(peer);
+    match trusted.trusts(client.address) {
+        true => named_by(client, headers, trusted).0,
+        false => client,
     }
+}
+
+/// Finds the client of a request that another proxy has, and asks about. That proxy is trusted, and names
+/// the client in `X-Forwarded-For`. Returns `None` if it names nobody.
+pub(crate) fn client_asked_for(
+    headers: &HeaderMap,
+    asker: Option<IpAddr>,
+    trusted: &TrustedProxies,
+) -> Option<Client> {
+    let (client, is_named) = named_by(Client::of_peer(asker), headers, trusted);
+    is_named.then_some(client)
+}
+
+/// Returns the client that the trusted proxy `client` names, and whether it names any.
+fn named_by(mut client: Client, headers: &HeaderMap, trusted: &TrustedProxies) -> (Client, bool) {
     client.via_trusted = true;
+    let mut is_named = false;
     let hops = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
     let hops: Vec<&[u8]> = hops.flat_map(|value| value.split(|byte| *byte == b',')).collect();
     // Empty elements of a list have no meaning (RFC 9110, section 5.6.1).
     for hop in hops.into_iter().map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty()).rev() {
+        is_named = true;
         // If an element can't be parsed, nothing to the left of it is trusted.
         client.address = std::str::from_utf8(hop).ok().and_then(parse_hop);
         client.counted_at = client.address.or(client.counted_at);
@@ -52,7 +70,7 @@ pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &Truste
             break;
         }
     }
-    client
+    (client, is_named)
 }
 
 /// Parses an IP address, with or without a port.
@@ -76,7 +94,7 @@ mod tests {
         if !forwarded.is_empty() {
             headers.insert("x-forwarded-for", HeaderValue::from_bytes(forwarded.as_bytes()).unwrap());
         }
-        let trusted = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: false };
+        let trusted = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() };
         let client = client(&headers, Some(peer.parse().unwrap()), &trusted);
         match (client.address, client.counted_at.unwrap()) {
             (None, counted) => format!("nobody, counted at {counted}"),

@@ -135,7 +135,7 @@ impl Window {
         self.quota
     }
 
-    pub(super) fn unit(&self) -> Unit {
+    pub(crate) fn unit(&self) -> Unit {
         self.quota.unit
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct Holder<'a> {
 }
 
 impl<'a> Holder<'a> {
-    pub(super) fn windows(&self) -> impl Iterator<Item = &'a Arc<Window>> + Clone + use<'a> {
+    pub(crate) fn windows(&self) -> impl Iterator<Item = &'a Arc<Window>> + Clone + use<'a> {
         let [own, of_route] = self.windows;
         own.iter().chain(of_route)
     }

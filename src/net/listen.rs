@@ -28,7 +28,7 @@ use super::inherited::Inherited;
 use super::local::Local;
 use super::tls::Swappable;
 use crate::activity::ConnectionActivity;
-use crate::config::Address;
+use crate::config::{Address, Door};
 use crate::proxy::Gateway;
 
 /// The length of the kernel's queue of connections that are not accepted yet.
@@ -43,10 +43,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: Socket,
-    tls: Option<Swappable>,
+    service: Service,
     local: Local,
     /// Whether another process has bound the socket and may continue to use it.
     is_inherited: bool,
+}
+
+/// What a listener serves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Service {
+    pub(crate) tls: Option<Swappable>,
+    /// Whether other proxies ask here, and which; `None` where clients are served.
+    pub(crate) door: Option<Door>,
 }
 
 /// An accepted connection that is passed to a worker.
@@ -56,6 +64,8 @@ pub(crate) struct Accepted {
     /// The client's address; `None` on a unix socket.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// Whether the peer is another proxy that asks, and which; `None` for a client.
+    pub(crate) door: Option<Door>,
     /// The connection's permit (`limits.connections`), released when the connection ends.
     pub(crate) permit: OwnedSemaphorePermit,
     /// The connection's entry in the count of its address, if connections per address are limited.
@@ -79,11 +89,7 @@ pub(crate) enum Stream {
 
 impl Bound {
     /// Uses the inherited socket for `address` if there is one, and binds a new one otherwise.
-    pub(crate) fn bind(
-        address: &Address,
-        tls: Option<Swappable>,
-        inherited: &mut Inherited,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(address: &Address, service: Service, inherited: &mut Inherited) -> io::Result<Self> {
         let handed_down = inherited.take(address);
         let is_inherited = handed_down.is_some();
         let (socket, local) = match (handed_down, address) {
@@ -97,7 +103,7 @@ impl Bound {
             // connections inherit this option from the listening socket.
             socket.set_tcp_nodelay(true)?;
         }
-        Ok(Bound { socket, tls, local, is_inherited })
+        Ok(Bound { socket, service, local, is_inherited })
     }
 
     pub(crate) fn local(&self) -> &Local {
@@ -105,7 +111,12 @@ impl Bound {
     }
 
     pub(crate) fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        self.service.tls.is_some()
+    }
+
+    /// Returns which proxy asks at this listener; `None` if it serves clients.
+    pub(crate) fn door(&self) -> Option<Door> {
+        self.service.door
     }
 
     /// Registers the socket with the current runtime, without TLS: for the admin listener.
@@ -158,17 +169,15 @@ pub(crate) struct Intake<A> {
 }
 
 impl<A: Fn(Accepted)> Intake<A> {
-    fn take(
-        &self,
-        stream: Stream,
-        peer: Option<IpAddr>,
-        tls: Option<&Swappable>,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn take(&self, stream: Stream, peer: Option<IpAddr>, service: &Service, permit: OwnedSemaphorePermit) {
         let snapshot = self.gateway.snapshot.load();
         // Connections of a trusted proxy are not counted: all of its clients have the proxy's
         // address.
-        let is_trusted = snapshot.trusted_proxies.trusts(peer.map(|peer| peer.to_canonical()));
+        let (proxies, address) = (&snapshot.trusted_proxies, peer.map(|peer| peer.to_canonical()));
+        let is_trusted = match service.door {
+            Some(_) => proxies.may_ask(address),
+            None => proxies.trusts(address),
+        };
         let counted = peer.filter(|_| !is_trusted);
         let limit = snapshot.limits.connections_per_address.filter(|_| counted.is_some());
         let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
@@ -179,12 +188,13 @@ impl<A: Fn(Accepted)> Intake<A> {
         if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
             return;
         }
-        let tls = tls.map(|tls| tls.load().config.clone());
+        let tls = service.tls.as_ref().map(|tls| tls.load().config.clone());
         let activity = Arc::<ConnectionActivity>::default();
         if !is_trusted {
             self.gateway.unauthenticated.enter(peer, &activity);
         }
-        (self.assign)(Accepted { stream, peer, tls, permit, member, over_limit, activity, is_trusted });
+        let door = service.door;
+        (self.assign)(Accepted { stream, peer, tls, door, permit, member, over_limit, activity, is_trusted });
     }
 
     /// Waits for a permit for a queued connection. Returns `None` if no permit is free but an open
@@ -239,7 +249,7 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     intake: Intake<A>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let Bound { socket, tls, local, is_inherited } = bound;
+    let Bound { socket, service, local, is_inherited } = bound;
     let listener = match Listener::new(socket, &local, is_inherited) {
         Ok(listener) => listener,
         Err(error) => {
@@ -250,7 +260,7 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     tokio::select! {
         biased;
         _stopped = shutdown.wait_for(|stop| *stop) => {}
-        () = accept_all(&listener, &intake, tls.as_ref(), &local) => {}
+        () = accept_all(&listener, &intake, &service, &local) => {}
     }
     // An inherited socket stays open, and the next process accepts the connections that are queued
     // in it.
@@ -261,13 +271,13 @@ pub(crate) async fn accept_loop<A: Fn(Accepted)>(
     if let Local::Unix(path) = &local {
         let _gone_already = std::fs::remove_file(path);
     }
-    serve_out(&listener, &intake, tls.as_ref()).await;
+    serve_out(&listener, &intake, &service).await;
 }
 
 async fn accept_all<A: Fn(Accepted)>(
     listener: &Listener,
     intake: &Intake<A>,
-    tls: Option<&Swappable>,
+    service: &Service,
     local: &Local,
 ) {
     let mut backoff = Duration::ZERO;
@@ -289,7 +299,7 @@ async fn accept_all<A: Fn(Accepted)>(
                     None => intake.permit_of_another(peer).await,
                 };
                 let Some(permit) = permit else { return };
-                intake.take(stream, peer, tls, permit);
+                intake.take(stream, peer, service, permit);
             }
             // The error concerns this connection only; the listener still works.
             Err(error) if is_of_one_connection(&error) => {}
@@ -306,11 +316,11 @@ async fn accept_all<A: Fn(Accepted)>(
 
 /// Accepts every connection in the kernel's queue, because closing the listening socket would reset
 /// these connections.
-async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, tls: Option<&Swappable>) {
+async fn serve_out<A: Fn(Accepted)>(listener: &Listener, intake: &Intake<A>, service: &Service) {
     loop {
         let Ok(permit) = intake.permits.clone().acquire_owned().await else { return };
         match listener.accept_now() {
-            Ok((stream, peer)) => intake.take(stream, peer, tls, permit),
+            Ok((stream, peer)) => intake.take(stream, peer, service, permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Most likely no file descriptor is free. Connections that end during the drain free
@@ -404,7 +414,7 @@ mod tests {
     use super::*;
 
     fn bound(address: Address) -> Bound {
-        Bound::bind(&address, None, &mut Inherited::default()).unwrap()
+        Bound::bind(&address, Service::default(), &mut Inherited::default()).unwrap()
     }
 
     #[tokio::test]

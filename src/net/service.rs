@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::forward::body::ResponseBody;
 use crate::protocol::Protocol;
-use crate::proxy::{self, Peer, StreamRefused};
+use crate::proxy::{self, Peer, StreamRefused, door};
 use crate::upstream::request_body::RequestBody;
 
-/// Answers a request that hyper has read.
+/// Answers a request that hyper has read: of a client, or of another proxy that asks.
 pub(super) fn serve(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, h2::Error>> {
     let (parts, incoming) = request.into_parts();
     let body = RequestBody::new(incoming, Protocol::from(parts.version));
-    proxy::serve(peer, parts, body)
+    match peer.door {
+        None => Either::Left(proxy::serve(peer, parts, body)),
+        Some(door) => Either::Right(Box::pin(door::serve(peer, door, parts, body))),
+    }
 }
 
 /// Converts a [`StreamRefused`] to an `h2::Error`: hyper resets a stream with the reason of that

@@ -54,6 +54,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) route: Option<&'a str>,
     /// The model that the request names.
     pub(crate) model: Option<&'a str>,
+    /// The proxy that asks about the request.
+    pub(crate) door: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,6 +83,8 @@ struct AuditLine<'a> {
     route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    door: Option<&'a str>,
 }
 
 /// Whether the caller caused the refusal, and not upstream or bearward. The audit log contains only
@@ -182,8 +186,18 @@ fn log(
     code: Option<&'static str>,
     reason: Option<String>,
 ) {
-    let Subject { request_id, client, method, path, key_id, claimed_key_id, credential_id, route, model } =
-        subject;
+    let Subject {
+        request_id,
+        client,
+        method,
+        path,
+        key_id,
+        claimed_key_id,
+        credential_id,
+        route,
+        model,
+        door,
+    } = subject;
     let (method, path) = (&*shown::method(method), &*shown::path(path));
     let reason = reason.map(|reason| shown::reason(&reason));
     let (timestamp, level, message) = (timestamp(), "WARN", "audit");
@@ -203,6 +217,7 @@ fn log(
         credential_id,
         route,
         model,
+        door,
     };
     writer.audit(&line, pretty);
 }
@@ -210,7 +225,7 @@ fn log(
 fn pretty(line: &AuditLine<'_>) -> String {
     let client = line.client.map(|client| client.to_string());
     format!(
-        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{}{} id={}",
+        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{}{}{} id={}",
         line.timestamp,
         line.level,
         line.event,
@@ -225,6 +240,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         optional("route", line.route),
         optional("model", line.model.map(shown::visible).as_deref()),
         optional("client", client.as_deref()),
+        optional("door", line.door),
         line.request_id,
     )
 }

@@ -18,6 +18,7 @@ use super::shown::{self, optional};
 use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
+use crate::config::Asker;
 use crate::denial::Denial;
 use crate::token_report::Tokens;
 
@@ -48,6 +49,8 @@ pub(super) struct AccessLine {
     pub(super) would_refuse: Option<&'static str>,
     /// How long the request waited in the queue of its upstream; `None` if it did not wait.
     pub(super) queued: Option<Duration>,
+    /// The proxy that asks about the request; `None` if its client sent it to bearward.
+    pub(super) door: Option<Asker>,
 }
 
 impl AccessLine {
@@ -78,6 +81,7 @@ impl AccessLine {
             tokens: None,
             would_refuse: None,
             queued: None,
+            door: None,
         }
     }
 
@@ -138,6 +142,7 @@ impl AccessLine {
             credential_id: self.named.credential_id(),
             route: self.route(),
             model: self.model.as_deref(),
+            door: self.door.map(Asker::name),
         }
     }
 
@@ -197,6 +202,7 @@ impl AccessLine {
             write_word(out, b",\"tokens_by\":", by.name());
         }
         write_field(out, b",\"would_refuse\":", self.would_refuse);
+        write_field(out, b",\"door\":", self.door.map(Asker::name));
         out.push(b'}');
     }
 
@@ -210,7 +216,7 @@ impl AccessLine {
         // Writing to a Vec does not fail.
         let _written = write!(
             out,
-            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{}{} id={}",
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
             // The path is escaped, so that it can't forge a log line.
@@ -228,6 +234,7 @@ impl AccessLine {
             optional("model", self.model.as_deref().map(shown::visible).as_deref()),
             optional("tokens", tokens.as_deref()),
             optional("would_refuse", self.would_refuse),
+            optional("door", self.door.map(Asker::name)),
             of(&self.request_id),
         );
     }

@@ -3,6 +3,7 @@
 //! The caller builds a [`Scrape`]; this file only writes it as text. Labels are names of the
 //! configuration, codes, and ids of existing keys, never parts of a request.
 
+mod doors;
 mod process;
 mod queues;
 mod sheet;
@@ -167,6 +168,7 @@ impl Collector for Scrape {
         self.times(&mut sheet)?;
         self.levels(&mut sheet)?;
         queues::write(&mut sheet, &self.queues, &self.tally, |key| self.key_id(key))?;
+        doors::write(&mut sheet, &self.tally)?;
         self.keys(&mut sheet)?;
         self.shared(&mut sheet)?;
         self.kept(&mut sheet)?;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
 use super::token_minute::{OfModel, TokenSums};
 use super::usage::KeyLabel;
-use crate::config::Priority;
+use crate::config::{Asker, Priority};
 use crate::token_report::Tokens;
 
 /// Maximum number of the last refusals that are kept with their details.
@@ -47,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) exhausted: BTreeMap<Box<str>, Exhausted>,
     /// Numbers of requests that limits that only count would have refused, by code.
     pub(crate) would_refuse: BTreeMap<&'static str, u64>,
+    /// Numbers of questions of other proxies, by proxy and by class of status.
+    pub(crate) doors: BTreeMap<Asker, [u64; STATUS_CLASSES.len()]>,
     /// Tokens by key, model, and how they became known.
     pub(crate) tokens: HashMap<(KeyLabel, Arc<str>, &'static str), OfModel, RandomState>,
     /// The last refusals, oldest first.
@@ -67,6 +69,7 @@ impl Default for Tally {
             refusals: BTreeMap::new(),
             exhausted: BTreeMap::new(),
             would_refuse: BTreeMap::new(),
+            doors: BTreeMap::new(),
             tokens: HashMap::default(),
             recent: VecDeque::new(),
             refused: 0,
@@ -208,6 +211,8 @@ pub(super) struct Finished<'a> {
     pub(super) queued: Option<(Priority, Duration)>,
     /// Whether it waited too long.
     pub(super) is_queue_timeout: bool,
+    /// The proxy that asked about the request.
+    pub(super) door: Option<Asker>,
 }
 
 impl Tally {
@@ -240,6 +245,12 @@ impl Tally {
         }
         if let Some((model, tokens)) = &finished.tokens {
             self.count_tokens(finished.key, model, tokens);
+        }
+        if let Some(asker) = finished.door
+            && let Some(count) =
+                self.doors.entry(asker).or_default().get_mut(usize::from(finished.status / 100))
+        {
+            *count += 1;
         }
         if let Some(code) = finished.would_refuse {
             *self.would_refuse.entry(code).or_default() += 1;
@@ -313,6 +324,10 @@ impl Tally {
         for (code, count) in &other.would_refuse {
             *self.would_refuse.entry(code).or_default() += count;
         }
+        for (asker, theirs) in &other.doors {
+            let ours = self.doors.entry(*asker).or_default();
+            ours.iter_mut().zip(theirs).for_each(|(sum, count)| *sum += count);
+        }
         for ((key, model, by), theirs) in &other.tokens {
             self.tokens.entry((*key, model.clone(), by)).or_default().add(*theirs);
         }
@@ -385,6 +400,7 @@ mod tests {
             would_refuse: None,
             queued: None,
             is_queue_timeout: false,
+            door: None,
         }
     }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::activity::ConnectionActivity;
 use crate::activity::unauthenticated::UnauthenticatedConnections;
 use crate::clock::Clock;
+use crate::config::Door;
 use crate::denial::Denial;
 use crate::forward::tunnel::OpenTunnel;
 use crate::gate::Context;
@@ -44,6 +45,8 @@ pub(crate) struct Gateway {
     pub(crate) prelude_memory: Arc<PreludeMemory>,
     pub(crate) endpoints: Endpoints,
     pub(crate) queues: Queues,
+    /// Listeners at which other proxies ask, with their addresses.
+    pub(crate) doors: Vec<(String, Door)>,
     /// Whether the process is ending. Answers on HTTP/1 then close their connections.
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
@@ -92,6 +95,8 @@ pub(crate) struct Peer {
     /// IP address of the connection's peer, as a header value.
     pub(crate) address_value: Option<HeaderValue>,
     pub(crate) is_tls: bool,
+    /// Whether the peer is another proxy that asks, and which; `None` for a client.
+    pub(crate) door: Option<Door>,
     /// The requests in service on the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
     /// The tunnel on the connection, if an upgrade has ended HTTP on the connection.

@@ -17,7 +17,7 @@ use crate::config::{Limits, ModelIn, Priority, TellsPriority, Usage};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
 use crate::limit::Cost;
-use crate::model::{BodyKind, BodyScan, Declared, Named, in_query};
+use crate::model::{BodyKind, BodyScan, Declared, Named};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount, accept_readable_encodings};
@@ -86,14 +86,8 @@ impl Inspection {
         snapshot: &Snapshot,
     ) -> Result<Box<Self>, Denial> {
         let (route, needs_model) = (verdict.route(), verdict.needs_model());
-        let query = parts.uri.query();
         let mut inspection = Box::new(Inspection {
-            model: match route.model.place {
-                ModelIn::Path => route.model_in_path(path),
-                ModelIn::Query => in_query(query),
-                ModelIn::List => route.model_in_list(path),
-                ModelIn::Body | ModelIn::Form | ModelIn::None => Named::Absent,
-            },
+            model: Named::Absent,
             seen: None,
             needs_model,
             edits: Vec::new(),
@@ -109,17 +103,11 @@ impl Inspection {
         let keeps_usage = peer.gateway.usage.is_kept();
         if let Some(look) = look(verdict, &parts.method, body, context, keeps_usage) {
             inspection.read(peer, &look, route, parts, body).await?;
-            if matches!(route.model.place, ModelIn::Body | ModelIn::Form) {
-                let of_body = inspection.seen.as_ref().map_or(&Named::Absent, SeenBody::named);
-                // Some servers take a parameter of the query before a member of the body.
-                let is_in_query = needs_model && in_query(query) != Named::Absent;
-                inspection.model = if is_in_query { Named::Ambiguous } else { of_body.clone() };
-                inspection.refuse_late_model()?;
-            }
-            // A body may pick another model, or an adapter, than the path names.
-            if needs_model && inspection.declared().is_some_and(|declared| declared.has_other_model) {
-                inspection.model = Named::Ambiguous;
-            }
+        }
+        let seen = inspection.seen.as_ref();
+        inspection.model = seen_body::named_model(route, path, parts.uri.query(), seen, needs_model);
+        if inspection.is_of_body {
+            inspection.refuse_late_model()?;
         }
         Ok(inspection)
     }

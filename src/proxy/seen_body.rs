@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority};
 use crate::denial::Denial;
 use crate::gate::Principal;
-use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings};
+use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings, in_query};
 use crate::route::Route;
 use crate::tokens::{Estimate, InputSize, Learned};
 use crate::upstream::request_body::Edit;
@@ -37,6 +37,34 @@ pub(crate) fn kind_of_body(route: &Route, method: &Method) -> Option<BodyKind> {
         ModelIn::Form => Some(BodyKind::Form),
         ModelIn::Body => Some(BodyKind::Json),
         _ => route.uses_tokens(method).then_some(BodyKind::Json),
+    }
+}
+
+/// Returns the model that a request names. `seen`: what was read of its body; `needs_model`: whether the
+/// grant depends on the model.
+pub(crate) fn named_model(
+    route: &Route,
+    path: &str,
+    query: Option<&str>,
+    seen: Option<&SeenBody>,
+    needs_model: bool,
+) -> Named {
+    let model = match route.model.place {
+        ModelIn::Path => route.model_in_path(path),
+        ModelIn::Query => in_query(query),
+        ModelIn::List => route.model_in_list(path),
+        ModelIn::Body | ModelIn::Form => match seen {
+            // Some servers take a parameter of the query before a member of the body.
+            Some(_) if needs_model && in_query(query) != Named::Absent => Named::Ambiguous,
+            Some(seen) => seen.named().clone(),
+            None => Named::Absent,
+        },
+        ModelIn::None => Named::Absent,
+    };
+    // A body may pick another model, or an adapter, than the path names.
+    match needs_model && seen.is_some_and(|seen| seen.declared().has_other_model) {
+        true => Named::Ambiguous,
+        false => model,
     }
 }
 

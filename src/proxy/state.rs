@@ -10,8 +10,12 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use jiff::Timestamp;
 
 use super::caller::Caller;
+use super::door::answer::{self, Shaped};
+use super::door::answered::{Answered, Facts as DoorFacts};
+use super::door::told::Claimed;
 use super::gateway::Peer;
 use crate::activity::{ConnectionActivity, RequestInService, unauthenticated_use};
+use crate::config::{Asker, Door};
 use crate::cors::CorsAnswer;
 use crate::denial::{Code, Denial};
 use crate::forward::Forwarded;
@@ -203,6 +207,109 @@ impl RequestState {
             let context = peer.gateway.context(&self.snapshot, Timestamp::UNIX_EPOCH);
             gate::limit_status(self.principal.as_ref()?, self.route.as_ref(), context)
         })
+    }
+
+    /// Returns the route of the request, if it is known.
+    pub(super) fn route(&self) -> Option<&Route> {
+        self.route.as_deref()
+    }
+
+    /// Records that another proxy asks.
+    pub(super) fn note_door(&mut self, asker: Asker) {
+        self.record.asked_by(asker);
+    }
+
+    /// Records the request about which another proxy asks, before it is checked.
+    pub(super) fn note_claimed(&mut self, claimed: &Claimed) {
+        self.request_id = observe::request_id(&claimed.headers);
+        self.record.about(&self.request_id, claimed.method(), &claimed.path(), claimed.protocol);
+        self.note_client(&claimed.client, &claimed.headers);
+        self.cors = self.snapshot.routes.cors().map(|policy| policy.answer_to(&claimed.headers).clone());
+    }
+
+    /// Makes the answer to another proxy that asks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::conclude`].
+    pub(super) fn conclude_at_door<E: From<StreamRefused>>(
+        mut self,
+        peer: &Peer,
+        door: Door,
+        caller: &Caller,
+        answered: Answered,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, E> {
+        if !peer.is_trusted && !self.in_service.count_as_unauthenticated() {
+            self.record.denied(&Denial::too_many_in_flight(unauthenticated_use::STREAMS));
+            peer.activity.unauthenticated_use.note_abuse();
+            return Err(StreamRefused.into());
+        }
+        let limit_status = self.take_limit_status(peer, !matches!(answered, Answered::Granted(_)));
+        self.record.decided(self.times);
+        let (mut sent, granted, code) = match answered {
+            Answered::Granted(granted) => {
+                self.record.status(StatusCode::OK);
+                (Response::new(Bytes::new()), Some(*granted), None)
+            }
+            Answered::Refused(denial) => {
+                self.record.denied(&denial);
+                let code = denial.code();
+                (answer::shortened(door, denial).into_http(), None, Some(code))
+            }
+            Answered::Preflight(head) => {
+                self.record.status(head.status());
+                (head.map(|()| Bytes::new()), None, None)
+            }
+            Answered::Failed(denial) => {
+                self.record.denied(&denial);
+                let form = answer::form_of_failure(door, caller);
+                let shaped = Shaped { response: denial.into_response(form), trailers: None };
+                return Ok(self.send_to_asker(peer, caller, shaped, body));
+            }
+        };
+        let (status, headers) = (sent.status(), sent.headers_mut());
+        // Whether the connection of the client goes on is for the proxy to say.
+        headers.remove(CONNECTION);
+        if let Some(limits) = limit_status {
+            limits.write_to(headers);
+        }
+        headers.insert(X_REQUEST_ID, self.request_id.clone());
+        if let Some(cors) = self.cors.take() {
+            cors.write_to(status, headers);
+        }
+        let key_id = self.principal.as_ref().map(|principal| principal.key().key.id().to_owned());
+        let route = self.route.as_ref().map(|route| route.name.to_string());
+        let shaped = answer::shaped(door, granted, sent, DoorFacts::of(code, key_id, route));
+        Ok(self.send_to_asker(peer, caller, shaped, body))
+    }
+
+    /// Sends an answer to another proxy that asks.
+    fn send_to_asker(
+        self,
+        peer: &Peer,
+        caller: &Caller,
+        shaped: Shaped,
+        body: RequestBody,
+    ) -> Response<ResponseBody> {
+        let Shaped { mut response, trailers } = shaped;
+        let headers = response.headers_mut();
+        headers.entry(X_REQUEST_ID).or_insert(self.request_id);
+        headers.remove(CONNECTION);
+        let unread = caller.unread_body(&peer.activity);
+        close_where_left(&mut response, unread, &peer.activity);
+        if caller.is_head {
+            without_body(&mut response);
+        }
+        if caller.protocol.has_connection_headers() && peer.gateway.is_draining.load(Ordering::Relaxed) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let sent = |data| match trailers {
+            Some(trailers) => ResponseBody::with_trailers(data, trailers),
+            None => ResponseBody::own(data),
+        };
+        let (record, in_service, protocol) = (self.record, self.in_service, caller.protocol);
+        response.map(sent).map(|answer| answer.concluding(record, in_service, body, protocol, unread))
     }
 
     /// Makes the answer to the request, and adds the headers that every answer carries.

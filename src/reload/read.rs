@@ -212,8 +212,11 @@ impl Current {
 }
 
 /// Returns the listener of `config` that has the address of `running`. Returns `running` itself if
-/// no listener has this address, or if TLS would be turned on or off.
+/// no listener has this address, or if TLS would be turned on or off, or if it would serve something else.
 fn counterpart(running: &Listener, config: &Config) -> Listener {
     let same = config.listeners.iter().find(|listener| listener.address == running.address);
-    same.filter(|listener| listener.tls.is_some() == running.tls.is_some()).unwrap_or(running).clone()
+    let is_like = |listener: &&Listener| {
+        listener.tls.is_some() == running.tls.is_some() && listener.door == running.door
+    };
+    same.filter(is_like).unwrap_or(running).clone()
 }

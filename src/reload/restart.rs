@@ -1,13 +1,13 @@
 //! Finds the changed fields of a configuration that need a restart.
 
 use super::current::Running;
-use crate::config::Config;
+use crate::config::{Config, Listener};
 
 /// Returns the changed fields of a new configuration that take effect only after a restart.
 pub(super) fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
     let bound = listeners.iter().map(|running| &running.listener);
-    let bound = bound.map(|listener| (&listener.address, listener.tls.is_some()));
-    let wanted = config.listeners.iter().map(|listener| (&listener.address, listener.tls.is_some()));
+    let what = |listener: &'_ Listener| (listener.address.clone(), listener.tls.is_some(), listener.door);
+    let (bound, wanted) = (bound.map(what), config.listeners.iter().map(what));
     let differences = [
         ("listeners", !bound.eq(wanted)),
         ("admin", config.admin != started.admin),

@@ -44,6 +44,13 @@ impl Charges {
         self.settle(Cost::REQUEST);
     }
 
+    /// Keeps what was reserved: nobody will tell what the request uses.
+    pub(crate) fn keep_as_reserved(mut self) {
+        if let Some(reservation) = &self.reservation {
+            self.settle(reservation.cost);
+        }
+    }
+
     fn settle(&mut self, used: Cost) {
         if let Some(reservation) = self.reservation.take() {
             self.limiter.settle(&reservation.debits, reservation.cost, used);

@@ -36,6 +36,7 @@ pub(super) struct Status {
     pub(super) keys: KeyCounts,
     pub(super) endpoints: Vec<EndpointView>,
     pub(super) queues: Vec<QueueView>,
+    pub(super) doors: Vec<DoorView>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
@@ -115,6 +116,16 @@ pub(super) struct QueueView {
     pub(super) slots: u64,
     pub(super) slots_taken: u64,
     pub(super) waiting: Waiting,
+}
+
+/// A listener at which another proxy asks.
+#[derive(Deserialize)]
+pub(super) struct DoorView {
+    pub(super) address: String,
+    pub(super) asked_by: String,
+    pub(super) unenforceable: String,
+    pub(super) granted: u64,
+    pub(super) refused: u64,
 }
 
 /// Requests that wait in a queue, by class.

@@ -55,6 +55,12 @@ impl Node {
         entries.iter().find(|(key, _)| key.name == name).map(|(_, value)| value)
     }
 
+    /// Returns the item of a list at this index.
+    pub(crate) fn item(&self, index: usize) -> Option<&Node> {
+        let Kind::List(items) = &self.kind else { return None };
+        items.get(index)
+    }
+
     /// Returns the position of a field's value, or of the whole map if the field is left out.
     pub(crate) fn position_of(&self, name: &str) -> Position {
         self.field(name).map_or(self.at, |value| value.at)

@@ -81,6 +81,32 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
     }
 }
 
+/// Names of headers that carry keys of API clients. They are [reserved for bearward](Reserved::Ours).
+pub(super) const KEY_HEADERS: [&str; 11] = [
+    "authorization",
+    "api-key",
+    "apikey",
+    "cf-aig-authorization",
+    "helicone-auth",
+    "ocp-apim-subscription-key",
+    "x-api-key",
+    "x-auth-token",
+    "x-goog-api-key",
+    "x-litellm-api-key",
+    "x-portkey-api-key",
+];
+
+/// Whether a header that is [reserved for proxies](Reserved::Client) states an address, and not who the client
+/// is.
+pub(super) fn states_address(name: &str) -> bool {
+    !name.starts_with("x-remote-extra-")
+        && (name.ends_with("ip")
+            || name.contains("-ip")
+            || name.contains("addr")
+            || name.ends_with("forwarded-for")
+            || name == "remote-host")
+}
+
 /// A pair of lists: header names that are reserved for bearward, and header names that are reserved
 /// for trusted proxies.
 type Names = (&'static [&'static str], &'static [&'static str]);

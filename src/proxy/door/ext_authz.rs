@@ -1,0 +1,344 @@
+//! Questions and answers over gRPC: Envoy's service `envoy.service.auth.v3.Authorization`.
+//!
+//! A call is one message in, one message out (gRPC over HTTP/2). A decision is always an answer with the gRPC
+//! status 0; any other status says that there is no decision, and Envoy then forwards nothing.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HOST, VARY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use prost::Message;
+
+use super::answered::{Facts, Granted};
+use super::messages::{
+    CheckRequest, CheckResponse, DeniedResponse, Header, HttpRequest, HttpStatus, Metadata, OkResponse,
+    SetHeader, Source, Status, Value,
+};
+use super::told::{Claimed, Told};
+use crate::config::Limits;
+use crate::denial::{AnswerForm, Denial};
+use crate::folding::folded;
+use crate::forward::headers::{Handling, handling, key_headers, states_client};
+use crate::gate;
+use crate::guard::client::Client;
+use crate::proxy::caller::Caller;
+use crate::proxy::gateway::Peer;
+use crate::route::Route;
+use crate::snapshot::Snapshot;
+use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
+
+/// The path of the only method of the service.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The largest message that is read, in bytes: what gRPC libraries take by default.
+const LARGEST_MESSAGE: usize = 4 * 1024 * 1024;
+/// The bytes before a message: whether it is compressed, and its length (gRPC over HTTP/2,
+/// "Length-Prefixed-Message").
+const PREFIX: usize = 5;
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const PSEUDO: [&str; 4] = [":method", ":path", ":authority", ":scheme"];
+/// The gRPC status of a decision that lets a request pass.
+const OK: i32 = 0;
+
+/// Returns how long the caller waits for an answer; `None` if it sets no time.
+///
+/// # Errors
+///
+/// 400 if the time can't be read.
+pub(super) fn deadline(asked: &Parts) -> Result<Option<Duration>, Denial> {
+    let mut values = asked.headers.get_all(GRPC_TIMEOUT).iter();
+    let (first, second) = (values.next(), values.next());
+    let Some(value) = first else { return Ok(None) };
+    let timeout = value.to_str().ok().filter(|_| second.is_none()).and_then(parse_timeout);
+    timeout.map(Some).ok_or_else(|| Denial::bad_request("The grpc-timeout can't be read"))
+}
+
+/// Parses a time of at most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| is_number)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// Reads the question of a call.
+///
+/// # Errors
+///
+/// The call is none of this service, is malformed or too large.
+pub(super) async fn question(
+    peer: &Peer,
+    caller: &Caller,
+    asked: &Parts,
+    body: &RequestBody,
+    limits: &Limits,
+) -> Result<CheckRequest, Denial> {
+    if caller.form != AnswerForm::Grpc {
+        return Err(Denial::bad_request("This listener speaks gRPC over HTTP/2"));
+    }
+    if asked.method != Method::POST || asked.uri.path() != CHECK {
+        return Err(Denial::route_not_found(asked.method.as_str(), asked.uri.path()));
+    }
+    let message = message(peer, body, limits).await?;
+    CheckRequest::decode(message).map_err(|_| Denial::bad_request("The message is no CheckRequest"))
+}
+
+/// Returns what Envoy tells of a request.
+///
+/// # Errors
+///
+/// 400 if it does not tell of the request, or tells of it in two ways; 431 if the request has too many headers.
+pub(super) fn claimed(question: CheckRequest, peer: &Peer, limits: &Limits) -> Result<Claimed, Denial> {
+    let attributes = question.attributes.unwrap_or_default();
+    let client = client(attributes.source, peer.address)?;
+    let http = attributes.request.and_then(|request| request.http);
+    of_http(http.ok_or_else(|| Denial::bad_request("The message has no request"))?, client, limits)
+}
+
+/// Reads the only message of a call.
+async fn message(peer: &Peer, body: &RequestBody, limits: &Limits) -> Result<Bytes, Denial> {
+    let idle = limits.body_idle_timeout;
+    let memory = peer.gateway.prelude_memory.permit(limits.model_memory);
+    let most = (LARGEST_MESSAGE + PREFIX + 1) as u64;
+    let read = body.prelude(most, Patience::UpTo(idle), Some(memory)).await;
+    let read = read.map_err(|failure| match failure {
+        UploadFailure::Stalled => Denial::body_stalled(idle),
+        _ => Denial::bad_request("The call is malformed"),
+    })?;
+    if !read.has_room {
+        return Err(Denial::too_much_held_back());
+    }
+    if !read.is_whole || read.data.len() > LARGEST_MESSAGE + PREFIX {
+        return Err(Denial::body_too_large(LARGEST_MESSAGE as u64));
+    }
+    let malformed = || Denial::bad_request("The call has no message, or several");
+    let (prefix, message) = read.data.split_at_checked(PREFIX).ok_or_else(malformed)?;
+    let [is_compressed, length @ ..] = prefix else { return Err(malformed()) };
+    let length = <[u8; 4]>::try_from(length).map(u32::from_be_bytes).map_err(|_| malformed())?;
+    match (is_compressed, length as usize == message.len()) {
+        (0, true) => Ok(read.data.slice(PREFIX..)),
+        (0, false) => Err(malformed()),
+        _ => Err(Denial::bad_request("The message is compressed")),
+    }
+}
+
+/// Returns the client whose address Envoy states.
+fn client(source: Option<Source>, asker: Option<IpAddr>) -> Result<Client, Denial> {
+    let address = source.and_then(|source| source.address).unwrap_or_default();
+    let of_asker = Client { via_trusted: true, ..Client::of_peer(asker) };
+    match (address.socket_address, address.pipe) {
+        (Some(socket), None) => match socket.address.parse::<IpAddr>() {
+            Ok(address) => Ok(Client { via_trusted: true, ..Client::of_peer(Some(address)) }),
+            Err(_) => Err(Denial::bad_part("The address can't be read", "attribute", "source.address")),
+        },
+        // A client of a unix socket has no address.
+        (None, Some(_)) => Ok(Client { address: None, ..of_asker }),
+        _ => Err(Denial::bad_part("The address of the client is missing", "attribute", "source.address")),
+    }
+}
+
+/// Returns what Envoy's attributes tell of a request.
+fn of_http(http: HttpRequest, client: Client, limits: &Limits) -> Result<Claimed, Denial> {
+    let HttpRequest { method, headers, path, host, protocol, body, raw_body, header_map } = http;
+    let raw = header_map.map(|map| map.headers).unwrap_or_default();
+    if !raw.is_empty() && !headers.is_empty() {
+        return Err(Denial::bad_request("The request has two lists of headers"));
+    }
+    if raw.len().max(headers.len()) > limits.header_count + PSEUDO.len() {
+        return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
+    }
+    // An attribute is text, in which each byte that is no UTF-8 is replaced by `!`. A raw pseudo header is the
+    // byte for byte value.
+    let mut unproven = vec![(":method", &method), (":path", &path), (":authority", &host)];
+    let mut sent = HeaderMap::new();
+    for Header { key, value, raw_value } in raw {
+        let value = if raw_value.is_empty() { Bytes::from(value) } else { raw_value };
+        if key.starts_with(':') {
+            check_pseudo(&key, &value, &mut unproven, [&method, &path, &host])?;
+        } else {
+            add_header(&mut sent, &key, value)?;
+        }
+    }
+    for (name, value) in headers {
+        if name.starts_with(':') {
+            check_pseudo(&name, value.as_bytes(), &mut Vec::new(), [&method, &path, &host])?;
+        } else {
+            add_header(&mut sent, &name, Bytes::from(value))?;
+        }
+    }
+    if unproven.iter().any(|(_, text)| text.contains('!')) {
+        return Err(Denial::bad_request(
+            "A byte of the request may be hidden; Envoy needs encode_raw_headers",
+        ));
+    }
+    if sent.get_all(HOST).iter().any(|named| named.as_bytes() != host.as_bytes()) {
+        return Err(two_ways("host"));
+    }
+    let body = match raw_body.is_empty() {
+        // Without `pack_as_bytes`, too, a byte that is no UTF-8 came as `!`.
+        true if body.contains('!') => None,
+        true => Some(Bytes::from(body)),
+        false => Some(raw_body),
+    };
+    let protocol = protocol_name(&protocol);
+    let (method, target, host) = (method.into(), path.into(), host.into());
+    Ok(Claimed { method, target, host, headers: sent, client, body, protocol })
+}
+
+fn add_header(headers: &mut HeaderMap, name: &str, value: Bytes) -> Result<(), Denial> {
+    let invalid = || Denial::bad_request("A header is not valid");
+    let name = HeaderName::try_from(name).map_err(|_| invalid())?;
+    let value = HeaderValue::from_maybe_shared(value).map_err(|_| invalid())?;
+    headers.try_append(name, value).map(drop).map_err(|_| invalid())
+}
+
+/// Checks that a pseudo header says what the attribute of the same meaning says. Takes it out of `unproven`.
+fn check_pseudo(
+    name: &str,
+    value: &[u8],
+    unproven: &mut Vec<(&str, &String)>,
+    [method, path, host]: [&String; 3],
+) -> Result<(), Denial> {
+    let attribute = match name {
+        ":method" => method,
+        ":path" => path,
+        ":authority" => host,
+        _ if PSEUDO.contains(&name) => return Ok(()),
+        _ => return Err(Denial::bad_part("A pseudo header is not known", "header", name)),
+    };
+    unproven.retain(|(other, _)| *other != name);
+    if attribute.as_bytes() == value { Ok(()) } else { Err(two_ways(name)) }
+}
+
+fn two_ways(name: &str) -> Denial {
+    Denial::bad_part("The request is told in two ways", "header", name)
+}
+
+fn protocol_name(protocol: &str) -> &'static str {
+    const NAMES: [&str; 4] = ["HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"];
+    NAMES.into_iter().find(|name| *name == protocol).unwrap_or("HTTP")
+}
+
+/// Returns the names of the headers that Envoy must remove from a request before it forwards it: those that may
+/// carry keys, also if Envoy does not tell of them, and those of the request that must not pass.
+pub(super) fn removed(told: &Told, route: Option<&Route>, snapshot: &Snapshot) -> Vec<String> {
+    let of_route: &[HeaderName] = route.map_or(&[], |route| &route.removes);
+    let mut names: Vec<&str> = key_headers().collect();
+    names.extend(snapshot.secret_headers.iter().chain(of_route).map(HeaderName::as_str));
+    for name in told.parts.headers.keys() {
+        let is_removed = handling(name, &snapshot.secret_headers, is_sent_by_envoy) == Handling::Remove
+            || of_route.contains(&folded(name))
+            // Upstream trusts addresses in such headers, which Envoy does not check.
+            || states_client(name);
+        if is_removed && *name != HOST {
+            names.push(name.as_str());
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Whether Envoy sets a header, to describe the request that it forwards.
+fn is_sent_by_envoy(name: &str) -> bool {
+    matches!(name, "x-forwarded-for" | "x-forwarded-proto" | "x-request-id" | "x-envoy-external-address")
+}
+
+/// Returns the header with WebSocket protocols that Envoy must forward in place of the client's; `None` if
+/// no protocol of the client is a key.
+pub(super) fn protocols(told: &Told) -> Option<HeaderValue> {
+    let headers = &told.parts.headers;
+    // An empty list would be no header, and then the client's own would stay.
+    let none = HeaderValue::from_static("-");
+    gate::has_key_in_protocols(headers).then(|| gate::harmless_protocols(headers).unwrap_or(none))
+}
+
+/// Makes the answer to a call. `answer`: the answer that the client of the request would get, or one without a
+/// body if the request may pass.
+pub(super) fn shaped(granted: Option<Granted>, answer: Response<Bytes>, facts: Facts) -> Response<Bytes> {
+    let (head, body) = answer.into_parts();
+    let set = |(name, value): (&HeaderName, &HeaderValue)| SetHeader::new(name.as_str(), value.as_bytes());
+    let for_client: Vec<SetHeader> = head.headers.iter().map(set).collect();
+    let append = |set: SetHeader| if set.is(VARY.as_str()) { set.appended() } else { set };
+    let for_client: Vec<SetHeader> = for_client.into_iter().map(append).collect();
+    let (denied_response, ok_response) = match granted {
+        None => {
+            let status = Some(HttpStatus { code: head.status.as_u16().into() });
+            (Some(DeniedResponse { status, headers: for_client, body }), None)
+        }
+        Some(Granted { identity, request_id, removes, protocols }) => {
+            let mut headers: Vec<SetHeader> =
+                identity.iter().map(|(name, value)| set((name, value))).collect();
+            headers.push(SetHeader::new("x-request-id", request_id.as_bytes()));
+            headers.extend(
+                protocols.map(|protocols| SetHeader::new("sec-websocket-protocol", protocols.as_bytes())),
+            );
+            let response_headers_to_add = for_client;
+            (None, Some(OkResponse { headers, headers_to_remove: removes, response_headers_to_add }))
+        }
+    };
+    let Facts { code, grpc, key_id, route } = facts;
+    let status = Status { code: grpc.map_or(OK, i32::from), message: code.unwrap_or_default().to_owned() };
+    let fields = [("key_id", key_id), ("route", route), ("code", code.map(str::to_owned))];
+    let fields = fields.into_iter().filter_map(|(name, value)| {
+        value.map(|value| (name.to_owned(), Value { string_value: Some(value) }))
+    });
+    let dynamic_metadata = Some(Metadata { fields: fields.collect() });
+    framed(&CheckResponse { status: Some(status), denied_response, ok_response, dynamic_metadata })
+}
+
+/// Frames a message (gRPC over HTTP/2, "Length-Prefixed-Message").
+fn framed(message: &CheckResponse) -> Response<Bytes> {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    let encoded = message.encode(&mut frame);
+    debug_assert!(encoded.is_ok(), "there is room for the message");
+    let mut response = Response::new(frame.freeze());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// Returns the trailers of a call that has an answer.
+pub(super) fn trailers() -> HeaderMap {
+    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_a_number_and_a_unit() {
+        for (text, parsed) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("200m", Some(Duration::from_millis(200))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("100000000n", None),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("-1S", None),
+            ("1 S", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse_timeout(text), parsed, "{text}");
+        }
+    }
+}
