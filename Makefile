@@ -1,5 +1,5 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue simulate-leases soak fuzz fuzz-llhttp clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
@@ -80,6 +80,11 @@ measure-shared: e2e-setup ## Limits of 3 and 10 replicas on a real Redis: accura
 measure-state: e2e-setup ## Memory, journal and delay of a million keys with budgets; SETTLEMENTS=10000000
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_state.py --settlements $(or $(SETTLEMENTS),10000000)
+
+measure-doors: e2e-setup ## Delay and CPU time where nginx, Caddy, Traefik and Envoy ask bearward; ROUNDS=5
+	$(CARGO) build --profile e2e
+	$(CARGO) build --profile e2e --quiet --example pace
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_doors.py --rounds $(or $(ROUNDS),5)
 
 simulate-leases: e2e-setup ## Simulate replicas that share a limit, in virtual time on a real Redis (docs/scaling.md)
 	$(VENV)/bin/python bench/leases.py

@@ -114,11 +114,11 @@ def changed(text, *pairs):
 class Proxy:
     """A real proxy with its example, before `model`, which asks the bearward `gateway` at `door`.
 
-    `port`: for clients of HTTP; `grpc_port`: for clients of gRPC.
+    `port`: for clients of HTTP; `grpc_port`: for clients of gRPC. Without `asks`, it forwards all requests.
     """
 
-    def __init__(self, name, model, door):
-        self.name = name
+    def __init__(self, name, model, door, asks=True):
+        self.name, self.asks = name, asks
         self.directory = tempfile.TemporaryDirectory(prefix=f"bearward-{name}-")
         self.path = pathlib.Path(self.directory.name)
         self.port, self.grpc_port = free_port(), None
@@ -128,20 +128,31 @@ class Proxy:
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=self.log, env={**os.environ, **environment}, start_new_session=True
         )
-        wait_for(f"{name} asks", self.is_ready)
+        try:
+            wait_for(f"{name} asks", self.is_ready)
+        except AssertionError:
+            self.close()
+            raise
 
     def is_ready(self):
         """Whether the proxy asks bearward, which refuses a request without a key."""
         assert self.process.poll() is None, (self.path / "log").read_text(errors="replace")
-        return is_listening(self.port) and send(self.port, "GET", "/v1/models")[0] == 401
+        return is_listening(self.port) and send(self.port, "GET", "/v1/models")[0] == (401 if self.asks else 200)
+
+    def text(self, file, *pairs):
+        """Text of an example, with the addresses of this test."""
+        text = (EXAMPLES / file).read_text()
+        return changed(text if self.asks else without_question(file, text), *pairs)
 
     def nginx(self):
         self.grpc_port = free_port()
         root = self.path
         for file in (EXAMPLES / "nginx").glob("*.conf"):
             shutil.copy(file, root)
-        text = changed(
-            (EXAMPLES / "nginx" / "nginx.conf").read_text(),
+        if not self.asks:
+            (root / "bearward-asks.conf").write_text("")
+        text = self.text(
+            "nginx/nginx.conf",
             ("listen 8080;", f"listen 127.0.0.1:{self.port};"),
             ("listen 8081 http2;", f"listen 127.0.0.1:{self.grpc_port} http2;"),
             ("127.0.0.1:9191", f"127.0.0.1:{self.door}"),
@@ -152,11 +163,11 @@ class Proxy:
         return ["nginx", "-p", root, "-c", root / "nginx.conf"], {}
 
     def caddy(self):
-        text = changed(
-            (EXAMPLES / "caddy" / "Caddyfile").read_text(),
+        text = self.text(
+            "caddy/Caddyfile",
             ("(to_model) {", f"{CADDY_OPTIONS}(to_model) {{"),
             ("api.example.com {", f"http://:{self.port} {{\n\tbind 127.0.0.1"),
-            ("127.0.0.1:9191", f"127.0.0.1:{self.door}"),
+            *([("127.0.0.1:9191", f"127.0.0.1:{self.door}")] if self.asks else []),
             ("127.0.0.1:8000", f"127.0.0.1:{self.model.port}"),
         )
         (self.path / "Caddyfile").write_text(text)
@@ -164,14 +175,14 @@ class Proxy:
         return [TOOLS / "caddy", "run", "--adapter", "caddyfile", "--config", self.path / "Caddyfile"], home
 
     def traefik(self):
-        dynamic = changed(
-            (EXAMPLES / "traefik" / "dynamic.yml").read_text(),
+        dynamic = self.text(
+            "traefik/dynamic.yml",
             ("127.0.0.1:9191", f"127.0.0.1:{self.door}"),
             ("127.0.0.1:8000", f"127.0.0.1:{self.model.port}"),
         )
         (self.path / "dynamic.yml").write_text(dynamic)
-        static = changed(
-            (EXAMPLES / "traefik" / "traefik.yml").read_text(),
+        static = self.text(
+            "traefik/traefik.yml",
             ('":8080"', f'"127.0.0.1:{self.port}"'),
             ("/etc/traefik/dynamic.yml", str(self.path / "dynamic.yml")),
         )
@@ -179,8 +190,8 @@ class Proxy:
         return [TOOLS / "traefik", f"--configFile={self.path / 'traefik.yml'}"], {}
 
     def envoy(self, example="envoy.yaml", door="9192"):
-        text = changed(
-            (EXAMPLES / "envoy" / example).read_text(),
+        text = self.text(
+            f"envoy/{example}",
             ("{address: 0.0.0.0, port_value: 8080}", f"{{address: 127.0.0.1, port_value: {self.port}}}"),
             (f"port_value: {door}", f"port_value: {self.door}"),
             ("port_value: 8000", f"port_value: {self.model.port}"),
@@ -205,6 +216,17 @@ class Proxy:
 
     def __exit__(self, *_):
         self.close()
+
+
+def without_question(file, text):
+    """Text of an example in which the proxy does not ask."""
+    if file == "caddy/Caddyfile":
+        return re.sub(r"\t\tforward_auth .*?\n\t\t\}\n", "", text, flags=re.DOTALL)
+    if file == "traefik/dynamic.yml":
+        return text.replace("bearward, ", "")
+    if file.startswith("envoy/"):
+        return re.sub(r"          - name: envoy.filters.http.ext_authz\n.*?(?=          - name: envoy.filters.http.router)", "", text, flags=re.DOTALL)
+    return text
 
 
 # Without certificates and without files outside the test's directory.
@@ -269,10 +291,10 @@ def send(port, method, path, headers=(), body=None, timeout=10):
         connection.close()
 
 
-def raw(port, head, timeout=3):
+def raw(port, head, timeout=3, address="127.0.0.1"):
     """First answer of a server to these bytes, or what it has said when it closes the connection or says no more."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+    with socket.create_connection((address, port), timeout=timeout) as connection:
         connection.sendall(head)
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while not is_whole(received, head) and (data := connection.recv(65536)):

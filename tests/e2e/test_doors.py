@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 
 import grpc
 import pytest
-from gateway import wait_for
+from gateway import Gateway, free_port, wait_for
 from grpc_service import SERVICE
 from proxies import DOORS, EVENTS, Doors, Model, Proxy, raw, send
 
@@ -356,8 +357,32 @@ def test_nothing_is_let_in_while_bearward_is_away(proxy, gateway, model):
     assert not any(client.is_alive() for client in clients), "a request is stuck"
 
 
-def test_a_stranger_may_not_ask(gateway):
+def own_address():
+    """An address of this machine beside loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent.
+        probe.connect(("192.0.2.1", 9))
+        return probe.getsockname()[0]
+
+
+@pytest.mark.parametrize(("serves", "is_grpc"), [(DOORS["caddy"], True), (DOORS["nginx"], False), (DOORS["envoy"], True)])
+def test_a_stranger_may_not_ask(serves, is_grpc, model):
     """Who may ask at a listener that others reach, too: the proxy that is named."""
-    stranger = raw(gateway.doors["nginx"], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    # Loopback may ask, and has to tell of a request.
-    assert b"400 Bad Request" in stranger or b"x-bearward-status: 400" in stranger
+    address, port = own_address(), free_port()
+    told = "X-Original-Method: GET\r\nX-Original-URI: /v1/x\r\nX-Original-Host: a\r\nX-Forwarded-For: 192.0.2.7\r\n"
+    config = CONFIG.split("routes:")[1].join(["routes:", ""])
+    listener = f"0.0.0.0:{port}, {serves}"
+    for trusted, is_named in (("203.0.113.1/32", False), (f"{address}/32", True)):
+        config_of = f"trusted_proxies: [{trusted}]\n{config}"
+        with Gateway(model.port, {"one": ["--permissions", "read"]}, config=config_of, listener=listener) as gateway:
+            key = f"Authorization: Bearer {gateway.tokens['one']}\r\n"
+            answer = raw(port, f"GET / HTTP/1.1\r\nHost: a\r\n{told}{key}\r\n".encode(), address=address)
+            assert (b"UNTRUSTED_CALLER" in answer) != is_named, answer
+            if not is_named:
+                assert answer.startswith(b"HTTP/1.1 403 ")
+                wait_for("the audit line", lambda of=gateway: any('"UNTRUSTED_CALLER"' in line for line in of.lines))
+            if is_grpc and not is_named:
+                # A question over HTTP is never answered with a status of success, whatever it calls itself.
+                with grpc.insecure_channel(f"{address}:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+                    channel.unary_unary("/envoy.service.auth.v3.Authorization/Check")(b"", timeout=10)
+                assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED

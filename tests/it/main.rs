@@ -20,6 +20,7 @@ mod commands;
 mod configurations;
 mod cors;
 mod decisions;
+mod doors;
 mod faults;
 mod forwarding;
 mod framing;

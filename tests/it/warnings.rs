@@ -110,6 +110,21 @@ fn certificate(directory: &Path, days: i64) -> String {
     format!(", tls: {{certificate: {}, private_key: {}}}", file.display(), of_key.display())
 }
 
+/// A listener at which another proxy asks, and limits that it can't hold.
+fn door(fields: &str, warns: &'static [&'static str]) -> Case {
+    let key = "permissions: [read], created_at: 2026-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z, max_concurrent: 1";
+    Case {
+        more: [String::new(), format!(", serves: forward_auth, {fields}"), String::new()],
+        upstream: "endpoints: [http://127.0.0.1:1], queue: {slots: 1}".to_owned(),
+        ..case(warns).key(key).config(
+            "max_concurrent: 5\nself_service: true\ncors: {origins: [https://a.example]}\n\
+             groups: [{name: g, max_concurrent: 2, models: [a], request: {max_output_tokens: 5}, \
+             rate_limits: [{input_tokens: 5, per: 1m}]}]\n\
+             routes: [{name: a, paths: [/**], permission: read, model_in: body, rate_limits: [{tokens: 5, per: 1m}]}]",
+        )
+    }
+}
+
 fn cases(directory: &Path) -> Vec<Case> {
     let dated = "permissions: [read], created_at: 2020-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
     let ahead = "permissions: [read], created_at: 2900-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
@@ -164,6 +179,17 @@ fn cases(directory: &Path) -> Vec<Case> {
             .config("routes: [{name: a, paths: [/a], permission: read}]"),
         case(&["no route has `model_in`"])
             .config("rate_limits: [{tokens: 1k, per: 1m}]\nroutes: [{name: a, paths: [/**], permission: read}]"),
+        door("asked_by: nginx", &[
+            "can't hold max_concurrent (of all keys without one of their own, the group g, key_",
+            "can't hold limits and budgets of tokens (of the route a)",
+            "can't hold limits and budgets of input tokens (of the group g)",
+            "can't hold max_output_tokens (of the group g)",
+            "requests of keys with `models` (the group g)",
+            "passes requests by the queue of the upstream m",
+            "can't answer preflights",
+            "can't answer GET /.bearward/me",
+        ]),
+        door("asked_by: caddy, unenforceable: ignore", &["(of the route a): it does not hold for them there"]),
         case(&["the descriptors carry"]).config("limits: {connections: 1000000000}"),
         case(&["is narrowed to the route nowhere"]).key(&astray),
         Case { keys: vec![astray.clone(); 30], ..case(&["more warnings of this kind"]) },

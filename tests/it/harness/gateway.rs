@@ -27,6 +27,7 @@ pub struct Gateway {
     config: String,
     keys: Vec<(String, String)>,
     tls: bool,
+    listener_fields: String,
     admin: String,
     admin_fields: String,
     hooks: Hooks,
@@ -80,6 +81,7 @@ impl Gateway {
             config: String::new(),
             keys: Vec::new(),
             tls: false,
+            listener_fields: String::new(),
             admin: "127.0.0.1:0".to_owned(),
             admin_fields: String::new(),
             hooks: Hooks::default(),
@@ -120,6 +122,12 @@ impl Gateway {
 
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Fields of the listener, in flow style: `serves: ext_authz`.
+    pub fn listener(mut self, fields: &str) -> Self {
+        write!(self.listener_fields, ", {fields}").unwrap();
         self
     }
 
@@ -164,7 +172,7 @@ impl Gateway {
             writeln!(keys, "  - {{id: key_nobody, hash: \"{hash}\", permissions: [read]}}").unwrap();
         }
         std::fs::write(path("keys.yaml"), keys).unwrap();
-        let mut listener = String::from("address: 127.0.0.1:0");
+        let mut listener = format!("address: 127.0.0.1:0{}", self.listener_fields);
         let mut ca = None;
         if self.tls {
             let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
