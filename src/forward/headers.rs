@@ -25,7 +25,8 @@ use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::upstream::request::{Removed, UpstreamHeaders};
-use reserved::{KEY_HEADERS, Reserved, is_identity, reserved, states_address};
+pub(crate) use reserved::KEY_HEADERS;
+use reserved::{Reserved, is_identity, reserved, states_address};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -254,13 +255,12 @@ pub(crate) fn handling(
 
 /// Whether only proxies may send a header, which states the address of a client or who the client is.
 pub(crate) fn states_client(name: &HeaderName) -> bool {
-    let is_own = *name == HeaderName::from_static("x-envoy-external-address");
-    !is_own && reserved(folded(name).as_str()) == Some(Reserved::Client)
-}
-
-/// Returns the names of headers that may carry keys.
-pub(crate) fn key_headers() -> impl Iterator<Item = &'static str> {
-    KEY_HEADERS.into_iter()
+    match is_plain(name.as_str()) {
+        true => {
+            reserved(name.as_str()) == Some(Reserved::Client) && name.as_str() != "x-envoy-external-address"
+        }
+        false => reserved(folded(name).as_str()) == Some(Reserved::Client),
+    }
 }
 
 /// Returns the four headers that state who sent a request. A header without a value has `-`, so that one of

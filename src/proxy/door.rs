@@ -7,6 +7,7 @@
 
 pub(super) mod answer;
 pub(super) mod answered;
+mod encoding;
 mod ext_authz;
 mod forward_auth;
 mod messages;
@@ -41,7 +42,7 @@ struct Question<'a> {
     peer: &'a Peer,
     door: Door,
     caller: &'a Caller,
-    parts: &'a Parts,
+    parts: &'a mut Parts,
     body: &'a RequestBody,
     /// When its caller waits no longer.
     deadline: Option<Instant>,
@@ -51,7 +52,7 @@ struct Question<'a> {
 pub(crate) fn serve<E: From<StreamRefused>>(
     peer: Arc<Peer>,
     door: Door,
-    parts: Parts,
+    mut parts: Parts,
     body: RequestBody,
 ) -> impl Future<Output = Result<Response<ResponseBody>, E>> {
     let mut state = RequestState::open(&peer, &parts, &body);
@@ -59,10 +60,15 @@ pub(crate) fn serve<E: From<StreamRefused>>(
     let caller = Caller::of(&parts, &body);
     async move {
         let answered = {
-            let question =
-                Question { peer: &peer, door, caller: &caller, parts: &parts, body: &body, deadline: None };
-            let answering = Box::pin(question.answer(&mut state));
-            AssertUnwindSafe(answering).catch_unwind().await
+            let question = Question {
+                peer: &peer,
+                door,
+                caller: &caller,
+                parts: &mut parts,
+                body: &body,
+                deadline: None,
+            };
+            AssertUnwindSafe(question.answer(&mut state)).catch_unwind().await
         };
         let answered = answered.unwrap_or_else(|_panic| Answered::Failed(Denial::internal()));
         state.conclude_at_door(&peer, door, &caller, answered, body)
@@ -96,9 +102,8 @@ impl Question<'_> {
     }
 
     /// Reads what is told of a request, decides about it, and charges its limits.
-    async fn decided(self, state: &mut RequestState) -> Result<Box<Granted>, Answered> {
-        let Question { peer, door, .. } = self;
-        let snapshot = state.snapshot.clone();
+    async fn decided(mut self, state: &mut RequestState) -> Result<Box<Granted>, Answered> {
+        let (peer, door, snapshot) = (self.peer, self.door, state.snapshot.clone());
         let claimed = self.claimed(state).await?;
         state.note_claimed(&claimed);
         if door.asker != Asker::ExtAuthz {
@@ -115,18 +120,18 @@ impl Question<'_> {
         let now = peer.gateway.clock.wall();
         self.admitted(state, &told, peer.gateway.context(&snapshot, now)).await?;
         state.note_use(peer, &told.client, now);
-        let is_told_what_to_remove = door.asker == Asker::ExtAuthz;
-        let removes = is_told_what_to_remove.then(|| ext_authz::removed(&told, state.route(), &snapshot));
-        Ok(Box::new(Granted {
-            identity: identity(state.principal.as_ref()),
-            request_id: state.request_id.clone(),
-            removes: removes.unwrap_or_default(),
-            protocols: ext_authz::protocols(&told),
-        }))
+        let (removes, protocols) = match door.asker {
+            Asker::ExtAuthz => {
+                (ext_authz::removed(&told, state.route(), &snapshot), ext_authz::protocols(&told))
+            }
+            _ => (Vec::new(), None),
+        };
+        let identity = identity(state.principal.as_ref());
+        Ok(Box::new(Granted { identity, request_id: state.request_id.clone(), removes, protocols }))
     }
 
     /// Reads what is told of a request.
-    async fn claimed(&self, state: &RequestState) -> Result<Claimed, Answered> {
+    async fn claimed(&mut self, state: &RequestState) -> Result<Claimed, Answered> {
         let Question { peer, door, caller, parts, body, .. } = self;
         let (snapshot, limits) = (&state.snapshot, &state.snapshot.limits);
         match door.asker {

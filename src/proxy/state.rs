@@ -35,6 +35,9 @@ use crate::upstream::request_body::RequestBody;
 /// Header with the time for which a request waited in the queue of its upstream, in milliseconds.
 const X_QUEUED_MS: HeaderName = HeaderName::from_static("x-bearward-queued-ms");
 
+/// The number of headers of a question's answer that a request may pass: identity, limits and id.
+const GRANTED_HEADERS: usize = 12;
+
 /// The answer to a request that is not refused.
 pub(super) enum Handled {
     Forwarded(Forwarded),
@@ -250,7 +253,9 @@ impl RequestState {
         let (mut sent, granted, code) = match answered {
             Answered::Granted(granted) => {
                 self.record.status(StatusCode::OK);
-                (Response::new(Bytes::new()), Some(*granted), None)
+                let mut response = Response::new(Bytes::new());
+                response.headers_mut().reserve(GRANTED_HEADERS);
+                (response, Some(*granted), None)
             }
             Answered::Refused(denial) => {
                 self.record.denied(&denial);

@@ -150,7 +150,8 @@ class Proxy:
         for file in (EXAMPLES / "nginx").glob("*.conf"):
             shutil.copy(file, root)
         if not self.asks:
-            (root / "bearward-asks.conf").write_text("")
+            asks = root / "bearward-asks.conf"
+            asks.write_text(changed(asks.read_text(), ("auth_request /_bearward;", "")))
         text = self.text(
             "nginx/nginx.conf",
             ("listen 8080;", f"listen 127.0.0.1:{self.port};"),

@@ -249,7 +249,7 @@ async fn keys_with_limits_that_cant_be_held_are_refused_unless_these_are_ignored
         assert_eq!(granted.status, 200, "a limit that only counts holds nobody up");
         // A rule for models holds in any case.
         let refused =
-            ask(gateway, &of_nginx("POST", "/v1/chat/completions", &credential(&gateway, "model"))).await;
+            ask(gateway, &of_nginx("POST", "/v1/chat/completions", &credential(gateway, "model"))).await;
         assert!(refused.header("x-bearward-body").unwrap().contains("\"limit\":\"models\""));
     }
 }
@@ -266,7 +266,7 @@ async fn a_default_limit_and_a_told_priority_count_as_well() {
     let told = with("", "queue: {slots: 1}, priority: vllm").start().await;
     for (gateway, limit) in [(&limited, "max_concurrent"), (&told, "priority")] {
         let refused =
-            ask(gateway, &of_nginx("POST", "/v1/chat/completions", &credential(&gateway, "ci"))).await;
+            ask(gateway, &of_nginx("POST", "/v1/chat/completions", &credential(gateway, "ci"))).await;
         assert!(refused.header("x-bearward-body").unwrap().contains(limit), "{limit}");
     }
     // A queue by itself holds nobody up.

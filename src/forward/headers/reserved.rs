@@ -82,7 +82,7 @@ pub(super) fn reserved(name: &str) -> Option<Reserved> {
 }
 
 /// Names of headers that carry keys of API clients. They are [reserved for bearward](Reserved::Ours).
-pub(super) const KEY_HEADERS: [&str; 11] = [
+pub(crate) const KEY_HEADERS: [&str; 11] = [
     "authorization",
     "api-key",
     "apikey",

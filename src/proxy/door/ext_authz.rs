@@ -7,23 +7,22 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST, VARY};
+use http::header::{CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use prost::Message;
 
 use super::answered::{Facts, Granted};
-use super::messages::{
-    CheckRequest, CheckResponse, DeniedResponse, Header, HttpRequest, HttpStatus, Metadata, OkResponse,
-    SetHeader, Source, Status, Value,
-};
+use super::encoding::Fields;
+use super::messages::{CheckRequest, Header, HttpRequest, Source};
 use super::told::{Claimed, Told};
 use crate::config::Limits;
 use crate::denial::{AnswerForm, Denial};
 use crate::folding::folded;
-use crate::forward::headers::{Handling, handling, key_headers, states_client};
+use crate::forward::headers::{Handling, KEY_HEADERS, handling, states_client};
 use crate::gate;
 use crate::guard::client::Client;
+use crate::observe::X_REQUEST_ID;
 use crate::proxy::caller::Caller;
 use crate::proxy::gateway::Peer;
 use crate::route::Route;
@@ -39,9 +38,8 @@ const LARGEST_MESSAGE: usize = 4 * 1024 * 1024;
 const PREFIX: usize = 5;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const PSEUDO: [&str; 4] = [":method", ":path", ":authority", ":scheme"];
-/// The gRPC status of a decision that lets a request pass.
-const OK: i32 = 0;
+/// The number of pseudo headers of a request.
+const PSEUDO_HEADERS: usize = 4;
 
 /// Returns how long the caller waits for an answer; `None` if it sets no time.
 ///
@@ -155,70 +153,73 @@ fn of_http(http: HttpRequest, client: Client, limits: &Limits) -> Result<Claimed
     if !raw.is_empty() && !headers.is_empty() {
         return Err(Denial::bad_request("The request has two lists of headers"));
     }
-    if raw.len().max(headers.len()) > limits.header_count + PSEUDO.len() {
+    if raw.len().max(headers.len()) > limits.header_count + PSEUDO_HEADERS {
         return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
     }
-    // An attribute is text, in which each byte that is no UTF-8 is replaced by `!`. A raw pseudo header is the
-    // byte for byte value.
-    let mut unproven = vec![(":method", &method), (":path", &path), (":authority", &host)];
-    let mut sent = HeaderMap::new();
+    let attributes = [&method, &path, &host];
+    let mut sent = HeaderMap::with_capacity(raw.len().max(headers.len()));
+    // The attributes that are known byte for byte.
+    let mut proven = [false; 3];
     for Header { key, value, raw_value } in raw {
-        let value = if raw_value.is_empty() { Bytes::from(value) } else { raw_value };
-        if key.starts_with(':') {
-            check_pseudo(&key, &value, &mut unproven, [&method, &path, &host])?;
-        } else {
-            add_header(&mut sent, &key, value)?;
+        let value = if raw_value.is_empty() { value } else { raw_value };
+        match key.first() {
+            Some(b':') => check_pseudo(&key, &value, &mut proven, attributes)?,
+            _ => add_header(&mut sent, &key, value)?,
         }
     }
     for (name, value) in headers {
-        if name.starts_with(':') {
-            check_pseudo(&name, value.as_bytes(), &mut Vec::new(), [&method, &path, &host])?;
-        } else {
-            add_header(&mut sent, &name, Bytes::from(value))?;
+        match name.starts_with(':') {
+            true => check_pseudo(name.as_bytes(), value.as_bytes(), &mut [false; 3], attributes)?,
+            false => add_header(&mut sent, name.as_bytes(), Bytes::from(value))?,
         }
     }
-    if unproven.iter().any(|(_, text)| text.contains('!')) {
+    // An attribute is text, in which each byte that is no UTF-8 is replaced by `!`.
+    let mut unproven = attributes.iter().zip(proven).filter(|(_, is_proven)| !is_proven);
+    if unproven.any(|(text, _)| text.contains(&b'!')) {
         return Err(Denial::bad_request(
             "A byte of the request may be hidden; Envoy needs encode_raw_headers",
         ));
     }
-    if sent.get_all(HOST).iter().any(|named| named.as_bytes() != host.as_bytes()) {
+    if sent.get_all(HOST).iter().any(|named| named.as_bytes() != host) {
         return Err(two_ways("host"));
     }
     let body = match raw_body.is_empty() {
         // Without `pack_as_bytes`, too, a byte that is no UTF-8 came as `!`.
-        true if body.contains('!') => None,
-        true => Some(Bytes::from(body)),
+        true if body.contains(&b'!') => None,
+        true => Some(body),
         false => Some(raw_body),
     };
     let protocol = protocol_name(&protocol);
-    let (method, target, host) = (method.into(), path.into(), host.into());
-    Ok(Claimed { method, target, host, headers: sent, client, body, protocol })
+    Ok(Claimed { method, target: path, host, headers: sent, client, body, protocol })
 }
 
-fn add_header(headers: &mut HeaderMap, name: &str, value: Bytes) -> Result<(), Denial> {
+fn add_header(headers: &mut HeaderMap, name: &[u8], value: Bytes) -> Result<(), Denial> {
     let invalid = || Denial::bad_request("A header is not valid");
-    let name = HeaderName::try_from(name).map_err(|_| invalid())?;
+    let name = HeaderName::from_bytes(name).map_err(|_| invalid())?;
     let value = HeaderValue::from_maybe_shared(value).map_err(|_| invalid())?;
     headers.try_append(name, value).map(drop).map_err(|_| invalid())
 }
 
-/// Checks that a pseudo header says what the attribute of the same meaning says. Takes it out of `unproven`.
+/// Checks that a pseudo header says what the attribute of the same meaning says, and notes that it is proven.
 fn check_pseudo(
-    name: &str,
+    name: &[u8],
     value: &[u8],
-    unproven: &mut Vec<(&str, &String)>,
-    [method, path, host]: [&String; 3],
+    proven: &mut [bool; 3],
+    [method, path, host]: [&Bytes; 3],
 ) -> Result<(), Denial> {
-    let attribute = match name {
-        ":method" => method,
-        ":path" => path,
-        ":authority" => host,
-        _ if PSEUDO.contains(&name) => return Ok(()),
-        _ => return Err(Denial::bad_part("A pseudo header is not known", "header", name)),
+    let [method_proven, path_proven, host_proven] = proven;
+    let (attribute, proven) = match name {
+        b":method" => (method, method_proven),
+        b":path" => (path, path_proven),
+        b":authority" => (host, host_proven),
+        b":scheme" => return Ok(()),
+        _ => {
+            let name = String::from_utf8_lossy(name);
+            return Err(Denial::bad_part("A pseudo header is not known", "header", &name));
+        }
     };
-    unproven.retain(|(other, _)| *other != name);
-    if attribute.as_bytes() == value { Ok(()) } else { Err(two_ways(name)) }
+    *proven = true;
+    if attribute == value { Ok(()) } else { Err(two_ways(&String::from_utf8_lossy(name))) }
 }
 
 fn two_ways(name: &str) -> Denial {
@@ -230,15 +231,16 @@ fn protocol_name(protocol: &str) -> &'static str {
     NAMES.into_iter().find(|name| *name == protocol).unwrap_or("HTTP")
 }
 
-/// Returns the names of the headers that Envoy must remove from a request before it forwards it: those that may
-/// carry keys, also if Envoy does not tell of them, and those of the request that must not pass.
+/// Returns the names of the headers that Envoy must remove from a request before it forwards it, beside
+/// [`KEY_HEADERS`]: those that may carry keys, also if Envoy does not tell of them, and those of the request that
+/// must not pass.
 pub(super) fn removed(told: &Told, route: Option<&Route>, snapshot: &Snapshot) -> Vec<String> {
     let of_route: &[HeaderName] = route.map_or(&[], |route| &route.removes);
-    let mut names: Vec<&str> = key_headers().collect();
-    names.extend(snapshot.secret_headers.iter().chain(of_route).map(HeaderName::as_str));
+    let always = snapshot.secret_headers.iter().chain(of_route).map(HeaderName::as_str);
+    let mut names: Vec<&str> = always.filter(|name| !KEY_HEADERS.contains(name)).collect();
     for name in told.parts.headers.keys() {
         let is_removed = handling(name, &snapshot.secret_headers, is_sent_by_envoy) == Handling::Remove
-            || of_route.contains(&folded(name))
+            || (!of_route.is_empty() && of_route.contains(&folded(name)))
             // Upstream trusts addresses in such headers, which Envoy does not check.
             || states_client(name);
         if is_removed && *name != HOST {
@@ -266,46 +268,69 @@ pub(super) fn protocols(told: &Told) -> Option<HeaderValue> {
 
 /// Makes the answer to a call. `answer`: the answer that the client of the request would get, or one without a
 /// body if the request may pass.
+///
+/// The tags are those of `envoy.service.auth.v3.CheckResponse` and of the messages in it.
 pub(super) fn shaped(granted: Option<Granted>, answer: Response<Bytes>, facts: Facts) -> Response<Bytes> {
     let (head, body) = answer.into_parts();
-    let set = |(name, value): (&HeaderName, &HeaderValue)| SetHeader::new(name.as_str(), value.as_bytes());
-    let for_client: Vec<SetHeader> = head.headers.iter().map(set).collect();
-    let append = |set: SetHeader| if set.is(VARY.as_str()) { set.appended() } else { set };
-    let for_client: Vec<SetHeader> = for_client.into_iter().map(append).collect();
-    let (denied_response, ok_response) = match granted {
-        None => {
-            let status = Some(HttpStatus { code: head.status.as_u16().into() });
-            (Some(DeniedResponse { status, headers: for_client, body }), None)
-        }
-        Some(Granted { identity, request_id, removes, protocols }) => {
-            let mut headers: Vec<SetHeader> =
-                identity.iter().map(|(name, value)| set((name, value))).collect();
-            headers.push(SetHeader::new("x-request-id", request_id.as_bytes()));
-            headers.extend(
-                protocols.map(|protocols| SetHeader::new("sec-websocket-protocol", protocols.as_bytes())),
-            );
-            let response_headers_to_add = for_client;
-            (None, Some(OkResponse { headers, headers_to_remove: removes, response_headers_to_add }))
-        }
-    };
+    let mut response = Fields::with_capacity(1536);
     let Facts { code, grpc, key_id, route } = facts;
-    let status = Status { code: grpc.map_or(OK, i32::from), message: code.unwrap_or_default().to_owned() };
-    let fields = [("key_id", key_id), ("route", route), ("code", code.map(str::to_owned))];
-    let fields = fields.into_iter().filter_map(|(name, value)| {
-        value.map(|value| (name.to_owned(), Value { string_value: Some(value) }))
+    response.message(1, |status| {
+        if let (Some(grpc), Some(code)) = (grpc, code) {
+            status.number(1, grpc.into());
+            status.text(2, code);
+        }
     });
-    let dynamic_metadata = Some(Metadata { fields: fields.collect() });
-    framed(&CheckResponse { status: Some(status), denied_response, ok_response, dynamic_metadata })
+    match granted {
+        None => response.message(2, |denied| {
+            denied.message(1, |status| status.number(1, head.status.as_u16().into()));
+            head.headers.iter().for_each(|(name, value)| set_header(denied, 2, name.as_str(), value));
+            denied.text(3, &body);
+        }),
+        Some(Granted { identity, request_id, removes, protocols }) => response.message(3, |ok| {
+            identity.iter().for_each(|(name, value)| set_header(ok, 2, name.as_str(), value));
+            set_header(ok, 2, X_REQUEST_ID.as_str(), &request_id);
+            protocols.iter().for_each(|value| set_header(ok, 2, SEC_WEBSOCKET_PROTOCOL.as_str(), value));
+            KEY_HEADERS.iter().for_each(|name| ok.text(5, name));
+            removes.iter().for_each(|name| ok.text(5, name.as_str()));
+            head.headers.iter().for_each(|(name, value)| set_header(ok, 6, name.as_str(), value));
+        }),
+    }
+    let facts = [("key_id", key_id.as_deref()), ("route", route.as_deref()), ("code", code)];
+    response.message(4, |metadata| {
+        for (name, value) in facts.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            metadata.message(1, |field| {
+                field.text(1, name);
+                field.message(2, |text| text.text(3, value));
+            });
+        }
+    });
+    framed(&response.into_bytes())
+}
+
+/// Writes an `envoy.config.core.v3.HeaderValueOption`: it replaces a header that is there. `vary` alone is added
+/// to it.
+fn set_header(fields: &mut Fields, tag: u8, name: &str, value: &HeaderValue) {
+    const OVERWRITE_IF_EXISTS_OR_ADD: u64 = 2;
+    fields.message(tag, |option| {
+        option.message(1, |header| {
+            header.text(1, name);
+            match value.to_str() {
+                Ok(text) => header.text(2, text),
+                Err(_) => header.text(3, value),
+            }
+        });
+        if name != VARY.as_str() {
+            option.number(3, OVERWRITE_IF_EXISTS_OR_ADD);
+        }
+    });
 }
 
 /// Frames a message (gRPC over HTTP/2, "Length-Prefixed-Message").
-fn framed(message: &CheckResponse) -> Response<Bytes> {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
+fn framed(message: &[u8]) -> Response<Bytes> {
+    let mut frame = BytesMut::with_capacity(PREFIX + message.len());
     frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    let encoded = message.encode(&mut frame);
-    debug_assert!(encoded.is_ok(), "there is room for the message");
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.put_slice(message);
     let mut response = Response::new(frame.freeze());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response

@@ -5,9 +5,7 @@
 //! the proxy passes all other headers on as its client wrote them.
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING,
-};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, Entry, HOST, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -65,10 +63,10 @@ fn profile(asker: Asker) -> Option<&'static Profile> {
 pub(super) fn claimed(
     peer: &Peer,
     asker: Asker,
-    asked: &Parts,
+    asked: &mut Parts,
     snapshot: &Snapshot,
 ) -> Result<Claimed, Denial> {
-    let mut headers = asked.headers.clone();
+    let mut headers = std::mem::take(&mut asked.headers);
     let (method, target, host) = match profile(asker) {
         Some(Profile { method, uri, host }) => {
             (only(&mut headers, method)?, only(&mut headers, uri)?, only(&mut headers, host)?)
@@ -81,10 +79,9 @@ pub(super) fn claimed(
     };
     let client = client::client_asked_for(&headers, peer.address, &snapshot.trusted_proxies);
     let client = client.ok_or_else(|| missing(&HeaderName::from_static("x-forwarded-for")))?;
-    // These are about the question, not about the request.
-    for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
-        headers.remove(name);
-    }
+    // These are about the body of the question, not about that of the request.
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
     Ok(Claimed { method, target, host, headers, client, body: None, protocol: "HTTP/1.1" })
 }
 
@@ -124,6 +121,9 @@ pub(super) fn refuse_what_would_pass(
 ///
 /// 400 if such a header is there.
 pub(super) fn refuse_removed(headers: &HeaderMap, route: &Route) -> Result<(), Denial> {
+    if route.removes.is_empty() {
+        return Ok(());
+    }
     let is_removed = |name: &&HeaderName| route.removes.contains(&folded(name));
     headers.keys().find(is_removed).map_or(Ok(()), |name| Err(must_not_pass(name)))
 }
@@ -144,14 +144,13 @@ fn is_sent_by(asker: Asker, name: &str) -> bool {
 
 /// Takes out the only header with this name.
 fn only(headers: &mut HeaderMap, name: &HeaderName) -> Result<Bytes, Denial> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next().filter(|value| !value.is_empty());
-    let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
-    if values.next().is_some() {
-        return Err(Denial::bad_part("The proxy tells of the request twice", "header", name.as_str()));
+    let Entry::Occupied(entry) = headers.entry(name) else { return Err(missing(name)) };
+    let (_, mut values) = entry.remove_entry_mult();
+    match (values.next(), values.next()) {
+        (Some(value), None) if !value.is_empty() => Ok(Bytes::copy_from_slice(value.as_bytes())),
+        (_, None) => Err(missing(name)),
+        _ => Err(Denial::bad_part("The proxy tells of the request twice", "header", name.as_str())),
     }
-    headers.remove(name);
-    value.ok_or_else(|| missing(name))
 }
 
 fn missing(name: &HeaderName) -> Denial {
