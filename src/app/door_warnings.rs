@@ -1,9 +1,11 @@
 //! Warnings about what can't be held where another proxy forwards the requests.
 
-use crate::config::{Asker, BudgetQuota, Config, Door, Quota, Unenforceable, Unit};
+use crate::config::{Asker, BudgetQuota, Config, Door, ModelIn, Quota, Route, Unenforceable, Unit};
 use crate::key_cache::KeySet;
 use crate::keys::ApiKey;
 
+/// Those for whom a default limit holds.
+const WITHOUT_OWN: &str = "all keys without one of their own";
 /// The maximum number of keys that one warning names.
 const MAX_LISTED: usize = 3;
 
@@ -32,7 +34,9 @@ fn of_door(address: &str, door: Door, config: &Config, set: &KeySet) -> Vec<Stri
     let restricted = of_groups(config, |group| group.models.is_some())
         .chain(of_keys(set, |key| key.models().is_some()))
         .collect::<Vec<_>>();
-    if !restricted.is_empty() {
+    // A body may name another model than the path or the query.
+    let names_model = |route: &Route| route.model.place != ModelIn::None && !route.model.models_free;
+    if !restricted.is_empty() && config.routes.iter().any(names_model) {
         let of = restricted.join(", ");
         warnings.push(format!(
             "{place} sees neither a body nor an answer with a list: requests of keys with `models` ({of}) whose model is \
@@ -46,6 +50,20 @@ fn of_door(address: &str, door: Door, config: &Config, set: &KeySet) -> Vec<Stri
              (UNENFORCEABLE_LIMIT){unless_sent}"
         ));
     }
+    warnings.extend(of_forwarding(&place, outcome, config));
+    let answers_nothing = !door.asker.may_send_body();
+    if answers_nothing && (config.cors.is_some() || config.routes.iter().any(|route| route.cors.is_some())) {
+        warnings.push(format!("{place} can't answer preflights: that proxy has to, before it asks"));
+    }
+    if config.self_service {
+        warnings.push(format!("{place} can't answer GET /.bearward/me"));
+    }
+    warnings
+}
+
+/// Returns warnings about what bearward does when it forwards a request itself.
+fn of_forwarding(place: &str, outcome: &str, config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
     for upstream in config.upstreams.iter().filter(|upstream| upstream.queue.is_some()) {
         let name = &upstream.name;
         warnings.push(format!("{place} passes requests by the queue of the upstream {name}"));
@@ -55,12 +73,19 @@ fn of_door(address: &str, door: Door, config: &Config, set: &KeySet) -> Vec<Stri
         warnings
             .push(format!("{place} can't write `priority` into requests to the upstream {name}: {outcome}"));
     }
-    let answers_nothing = !door.asker.may_send_body();
-    if answers_nothing && (config.cors.is_some() || config.routes.iter().any(|route| route.cors.is_some())) {
-        warnings.push(format!("{place} can't answer preflights: that proxy has to, before it asks"));
+    for upstream in config.upstreams.iter().filter(|upstream| upstream.credential.is_some()) {
+        let name = &upstream.name;
+        warnings.push(format!("{place} sends no credential to the upstream {name}: that proxy has to"));
     }
-    if config.self_service {
-        warnings.push(format!("{place} can't answer GET /.bearward/me"));
+    for upstream in config.upstreams.iter().filter(|upstream| upstream.host.is_some()) {
+        let name = &upstream.name;
+        warnings.push(format!("{place} sets no `host` for the upstream {name}: that proxy has to"));
+    }
+    for route in config.routes.iter().filter(|route| route.forwarding.strip_prefix.is_some()) {
+        let name = &route.name;
+        warnings.push(format!(
+            "{place} strips no prefix on the route {name}: that proxy forwards the path that it has"
+        ));
     }
     warnings
 }
@@ -83,7 +108,8 @@ struct Limit {
 }
 
 fn limits(config: &Config, set: &KeySet) -> impl Iterator<Item = Limit> {
-    let top = config.max_concurrent.map(|_| "all keys without one of their own".to_owned());
+    let lacks_own = set.entries.iter().any(|(_, live)| live.key.max_concurrent().is_none());
+    let top = config.max_concurrent.filter(|_| lacks_own).map(|_| WITHOUT_OWN.to_owned());
     let concurrent = top
         .into_iter()
         .chain(of_groups(config, |group| group.max_concurrent.is_some()))
@@ -118,7 +144,8 @@ fn of_tokens(config: &Config, set: &KeySet, is_meant: fn(Unit) -> bool) -> Vec<S
     let rates = |quotas: &[Quota]| quotas.iter().any(|quota| quota.is_enforced && is_meant(quota.unit));
     let budgets = |quotas: &[BudgetQuota]| quotas.iter().any(|quota| is_meant(quota.unit));
     let of_route = config.routes.iter().filter(|route| rates(&route.rate_limits));
-    let top = rates(&config.rate_limits).then(|| "all keys without one of their own".to_owned());
+    let lacks_own = || set.entries.iter().any(|(_, live)| live.key.rate_limits().is_none());
+    let top = (rates(&config.rate_limits) && lacks_own()).then(|| WITHOUT_OWN.to_owned());
     top.into_iter()
         .chain(of_groups(config, |group| rates(&group.rate_limits) || budgets(&group.budgets)))
         .chain(of_route.map(|route| format!("the route {}", route.name)))

@@ -136,7 +136,8 @@ impl Explain {
         let client = Client::of_peer(self.from.or(assumed));
         let identity = Identity::Assumed(key.map(|(hash, live)| (*hash, live)));
         let decided = gate::decide_here(&Head { parts, client: &client, is_plain: false, identity }, context);
-        let explained = Explained { prepared, parts, key: key.map(|(_, live)| &**live), assumed };
+        let key = key.map(|(_, live)| &**live);
+        let explained = Explained { prepared, parts, key, assumed, is_forwarded: door.is_none() };
         let mut steps = explained.steps(&decided);
         if let Some(door) = door {
             let outcome = door::explain(door, parts, client, decided, body, context, &mut steps);
@@ -226,6 +227,8 @@ struct Explained<'a> {
     /// The client address that `explain` chose because `--from` was not given: an address from
     /// which the key may be used.
     assumed: Option<IpAddr>,
+    /// Whether bearward forwards the request, and not another proxy.
+    is_forwarded: bool,
 }
 
 impl Explained<'_> {
@@ -262,6 +265,7 @@ impl Explained<'_> {
         steps.add("limits", limits(self.prepared, key, &route));
         match is_missing {
             true => steps.add("key", "none was named; --key ID or --key NAME says whose request it is"),
+            false if !self.is_forwarded => {}
             false => {
                 self.explain_forwarding(&route, target.path(), &mut steps);
                 explain_queue(&route, facts.principal.as_ref(), &mut steps);

@@ -263,6 +263,17 @@ pub(crate) fn states_client(name: &HeaderName) -> bool {
     }
 }
 
+/// Whether `Connection` nominates a header that states who sent the request, or one that is reserved. Whoever
+/// receives the request next would remove that header (RFC 9110, section 7.6.1).
+pub(crate) fn nominates_reserved(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+    let mut tokens = values.flat_map(|value| value.split(|byte| *byte == b','));
+    tokens.any(|token| {
+        HeaderName::from_bytes(token.trim_ascii())
+            .is_ok_and(|name| IDENTITY.contains(&name) || reserved(folded(&name).as_str()).is_some())
+    })
+}
+
 /// Returns the four headers that state who sent a request. A header without a value has `-`, so that one of
 /// the caller's own is never left in its place.
 pub(crate) fn identity(principal: Option<&Principal>) -> [(HeaderName, HeaderValue); 4] {

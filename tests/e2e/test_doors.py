@@ -6,6 +6,7 @@ docs/doors.md lists the differences; `DIFFERENT` below is that list, for the req
 import contextlib
 import json
 import os
+import queue
 import signal
 import socket
 import threading
@@ -308,6 +309,13 @@ def test_a_grpc_call_needs_a_key(proxy, gateway, model):
         assert call(b"hello", timeout=10, metadata=metadata) == b"hello"
         assert model.echo.metadata["x-bearward-key-name"] == "good"
         assert "authorization" not in model.echo.metadata
+        # A stream in both directions is not held back until its client ends.
+        asked = queue.Queue()
+        both = channel.stream_stream(f"/{SERVICE}/Both")(iter(asked.get, None), timeout=10, metadata=metadata)
+        for word in (b"one", b"two"):
+            asked.put(word)
+            assert next(both) == word
+        asked.put(None)
 
 
 def test_the_door_is_named(proxy, gateway):
@@ -318,6 +326,8 @@ def test_the_door_is_named(proxy, gateway):
     assert f'bearward_door_checks_total{{door="{door}",status="2xx"}}' in metrics.decode()
     shown = next(shown for shown in gateway.admin_status()["doors"] if shown["asked_by"] == door)
     assert shown["granted"] >= 1 and shown["unenforceable"] == "refuse"
+    _, _, page = send(gateway.admin_port, "GET", "/", [("Host", "localhost")])
+    assert f"<td>{door} <small>" in page.decode() and "are not seen here" in page.decode()
 
 
 def test_nothing_is_let_in_while_bearward_is_away(proxy, gateway, model):

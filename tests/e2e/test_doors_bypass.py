@@ -21,6 +21,13 @@ HOST = "Host: a.example\r\n"
 SOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
 
+# Headers in which clients of APIs send keys, beside those of `auth.headers`.
+KEY_HEADERS = (
+    "Api-Key Apikey X-Auth-Token X-Goog-Api-Key X-Litellm-Api-Key X-Portkey-Api-Key Cf-Aig-Authorization Helicone-Auth "
+    "Ocp-Apim-Subscription-Key Proxy-Authorization"
+).split()
+
+
 def get(target, more="", host=HOST, auth=AUTH, method="GET"):
     return f"{method} {target} HTTP/1.1\r\n{host}{auth}{more}\r\n"
 
@@ -96,6 +103,14 @@ HEADS = {
     "no UTF-8 in key": get("/v1/x", auth="Authorization: Bearer GOOD\xff\r\n"),
     "key in the other header": get("/v1/x", auth="X-Api-Key: GOOD\r\n"),
     "key with underscore": get("/v1/x", "X_Api_Key: OTHER\r\n"),
+    "keys in all headers": get("/v1/x", "".join(f"{name}: OTHER\r\n" for name in KEY_HEADERS)),
+    "identity nominated with another upgrade": get(
+        "/v1/x", "Upgrade: foo\r\nConnection: close, X-Bearward-Key-Id, X-Bearward-Permissions\r\n"
+    ),
+    "identity nominated with an empty upgrade": get("/v1/x", "Upgrade: \r\nConnection: X-Bearward-Key-Id\r\n"),
+    "another upgrade": get("/v1/realtime", "Connection: Upgrade\r\nUpgrade: foo\r\n"),
+    "another version": get("/v1/realtime", "Connection: Upgrade\r\nUpgrade: h2c-14\r\n"),
+    "forwarded identity": get("/v1/x", "X-Forwarded-User: root\r\nX-Forwarded-Groups: admin\r\n"),
     "key as protocol": get("/v1/x", f"{SOCKET}Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.GOOD\r\n", auth=""),
     "key in query": get("/v1/x?api_key=BOSS&key=BOSS"),
     # Connections and bodies
@@ -119,7 +134,7 @@ HEADS = {
     "space before colon": get("/v1/x", "X-Bearward-Key-Id : evil\r\n"),
 }
 # Some servers take the method or the path from these.
-OVERRIDES = {"forwarded", "x-forwarded-prefix", "remote-user", "x-webauth-user", "x-envoy-original-path", "x-http-method-override", "x-rewrite-url", "x-original-uri", "x-original-url", "x-original-method"}
+OVERRIDES = {"x-forwarded-user", "x-forwarded-groups", "forwarded", "x-forwarded-prefix", "remote-user", "x-webauth-user", "x-envoy-original-path", "x-http-method-override", "x-rewrite-url", "x-original-uri", "x-original-url", "x-original-method"}
 IDENTITY = ("x-bearward-key-id", "x-bearward-key-name", "x-bearward-environment", "x-bearward-permissions")
 
 
@@ -172,6 +187,9 @@ def test_nothing_passes_that_bearward_itself_would_not_forward(name, gateway, mo
                 secrets = [sent for sent, value in pairs if any(token in value for token in gateway.tokens.values())]
                 if secrets:
                     faults.append((title, "secrets", secrets))
+                asked = headers.get("upgrade", "").lower()
+                if asked not in ("", "websocket") or any(name in headers.get("connection", "").lower() for name in IDENTITY):
+                    faults.append((title, "connection", headers.get("connection"), asked))
                 if overrides := set(headers) & OVERRIDES:
                     faults.append((title, "overrides", overrides))
                 forwarded = would_forward(gateway, model, line, headers["host"])

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::harness::{Answer, Door, Gateway, Running, Upstream, answer_of, eventually};
+use crate::harness::{Answer, Door, Gateway, Running, Upstream, answer_of, bearward, eventually};
 
 const ROUTES: &str = "routes:\n\
     - {name: admin, paths: [/admin/**], permission: admin}\n\
@@ -312,4 +312,46 @@ async fn the_log_names_the_door_and_the_request() {
         let seen = ["path", "method", "client", "door"].map(|field| line[field].as_str().unwrap_or_default());
         assert_eq!(seen, [path, "DELETE", "192.0.2.7", "nginx"]);
     }
+}
+
+#[tokio::test]
+async fn explain_says_what_a_proxy_is_answered() {
+    let (gateway, _upstream) = door(
+        "serves: forward_auth, asked_by: nginx",
+        &[("ci", "permissions: [read]"), ("model", "permissions: [read], models: [a]")],
+    )
+    .await;
+    let config = gateway.path("bearward.yaml");
+    let explain = |request: [&str; 2], proxy: &str, key: &str, body: &str| {
+        let mut arguments = vec!["explain", request[0], request[1], "--as", proxy, "--key", key];
+        arguments.extend(["--config", config.to_str().unwrap()]);
+        if !body.is_empty() {
+            arguments.extend(["--body", "-"]);
+        }
+        let said = bearward(&arguments, body);
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let chat = ["POST", "/v1/chat/completions"];
+    let right = "{\"model\": \"a\"}";
+    for (request, proxy, key, body, expected) in [
+        (
+            ["GET", "/v1/x"],
+            "nginx",
+            "ci",
+            "",
+            "nginx is answered that the request may pass, with x-bearward-key-id: key_",
+        ),
+        (["GET", "/v1/../v1/x"], "nginx", "ci", "", "with x-bearward-status: 400"),
+        (["GET", "/admin/x"], "caddy", "ci", "", "caddy is answered 403"),
+        (["GET", "/none"], "traefik", "ci", "", "traefik is answered 404"),
+        (chat, "envoy", "model", right, "UNENFORCEABLE_LIMIT"),
+        (chat, "ext_authz", "model", right, "ext_authz is answered that the request may pass"),
+        (chat, "ext_authz", "model", "{\"model\": \"b\"}", "MODEL_NOT_ALLOWED"),
+        (chat, "ext_authz", "model", "", "UNENFORCEABLE_LIMIT"),
+    ] {
+        let said = explain(request, proxy, key, body);
+        assert!(said.contains(expected), "{proxy}: {said}");
+    }
+    let unknown = bearward(&["explain", "GET", "/x", "--as", "haproxy"], "");
+    assert_eq!(unknown.status.code(), Some(2));
 }

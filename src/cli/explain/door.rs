@@ -42,16 +42,18 @@ pub(super) fn explain(
 ) -> Result<(), Denial> {
     let asker = door.asker;
     let Decided { facts, outcome } = decided;
-    let told = Told::of(parts, client, body.filter(|_| asker.may_send_body()));
+    // Envoy is taken to send all bodies along.
+    let told = Told::of(parts, client, asker.may_send_body().then(|| body.unwrap_or_default()));
     let path = facts.target.as_ref().map(|target| target.path()).unwrap_or_default();
     let outcome = told.and_then(|told| {
         let verdict = outcome?;
         let read = Read::of(&verdict, &told, path);
-        granted(verdict, &told, path, read, door, &Learned::default(), context)
+        let (grant, cost) = granted(verdict, &told, path, read, door, &Learned::default(), context)?;
+        grant.check_unused(cost, context)
     });
     let principal = facts.principal.as_ref();
     let answer = match &outcome {
-        Ok(_granted) => {
+        Ok(()) => {
             let identity = identity(principal)
                 .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
             format!("{} is answered that the request may pass, with {}", asker.name(), identity.join(", "))
@@ -68,5 +70,5 @@ pub(super) fn explain(
         }
     };
     steps.add("asked by", answer);
-    outcome.map(drop)
+    outcome
 }

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::answered::{Facts, Granted};
 use super::encoding::Fields;
-use super::messages::{CheckRequest, Header, HttpRequest, Source};
+use super::messages::{CheckRequest, Header, HttpRequest, RawHeaders, Source};
 use super::told::{Claimed, Told};
 use crate::config::Limits;
 use crate::denial::{AnswerForm, Denial};
@@ -38,6 +38,8 @@ const LARGEST_MESSAGE: usize = 4 * 1024 * 1024;
 const PREFIX: usize = 5;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Headers that are for one connection, and that Envoy passes on (RFC 9110, section 11.7.2; RFC 7540, section 3.2.1).
+const OF_ONE_CONNECTION: [&str; 2] = ["proxy-authorization", "http2-settings"];
 /// The number of pseudo headers of a request.
 const PSEUDO_HEADERS: usize = 4;
 
@@ -149,11 +151,11 @@ fn client(source: Option<Source>, asker: Option<IpAddr>) -> Result<Client, Denia
 /// Returns what Envoy's attributes tell of a request.
 fn of_http(http: HttpRequest, client: Client, limits: &Limits) -> Result<Claimed, Denial> {
     let HttpRequest { method, headers, path, host, protocol, body, raw_body, header_map } = http;
-    let raw = header_map.map(|map| map.headers).unwrap_or_default();
+    let RawHeaders { headers: raw, has_more } = header_map.unwrap_or_default();
     if !raw.is_empty() && !headers.is_empty() {
         return Err(Denial::bad_request("The request has two lists of headers"));
     }
-    if raw.len().max(headers.len()) > limits.header_count + PSEUDO_HEADERS {
+    if has_more || raw.len().max(headers.len()) > limits.header_count + PSEUDO_HEADERS {
         return Err(Denial::headers_too_large(limits.header_bytes, limits.header_count as u64));
     }
     let attributes = [&method, &path, &host];
@@ -290,7 +292,7 @@ pub(super) fn shaped(granted: Option<Granted>, answer: Response<Bytes>, facts: F
             identity.iter().for_each(|(name, value)| set_header(ok, 2, name.as_str(), value));
             set_header(ok, 2, X_REQUEST_ID.as_str(), &request_id);
             protocols.iter().for_each(|value| set_header(ok, 2, SEC_WEBSOCKET_PROTOCOL.as_str(), value));
-            KEY_HEADERS.iter().for_each(|name| ok.text(5, name));
+            KEY_HEADERS.iter().chain(&OF_ONE_CONNECTION).for_each(|name| ok.text(5, name));
             removes.iter().for_each(|name| ok.text(5, name.as_str()));
             head.headers.iter().for_each(|(name, value)| set_header(ok, 6, name.as_str(), value));
         }),

@@ -138,7 +138,8 @@ fn is_sent_by(asker: Asker, name: &str) -> bool {
         "x-forwarded-for" | "x-forwarded-proto" | "x-request-id" | "x-real-ip" => true,
         "x-forwarded-host" => asker != Asker::Envoy,
         "x-envoy-external-address" => asker == Asker::Envoy,
-        _ => asker == Asker::Traefik && name.starts_with("x-forwarded-"),
+        "x-forwarded-port" | "x-forwarded-server" => asker == Asker::Traefik,
+        _ => false,
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType};
 
 /// `envoy.service.auth.v3.CheckRequest`
 #[derive(Clone, PartialEq, prost::Message)]
@@ -87,11 +89,48 @@ pub(super) struct HttpRequest {
     pub(super) header_map: Option<RawHeaders>,
 }
 
+/// The most headers that are kept of a message. A header may have two bytes in a message, and takes some hundred
+/// when it was read.
+const MOST_HEADERS: usize = 4096;
+
 /// `envoy.config.core.v3.HeaderMap`
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RawHeaders {
-    #[prost(message, repeated, tag = "1")]
     pub(super) headers: Vec<Header>,
+    /// Whether there are more headers, which are not kept.
+    pub(super) has_more: bool,
+}
+
+impl prost::Message for RawHeaders {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        prost::encoding::message::encode_repeated(1, &self.headers, buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 if self.headers.len() < MOST_HEADERS => {
+                prost::encoding::message::merge_repeated(wire_type, &mut self.headers, buf, ctx)
+            }
+            _ => {
+                self.has_more |= tag == 1;
+                prost::encoding::skip_field(wire_type, tag, buf, ctx)
+            }
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        prost::encoding::message::encoded_len_repeated(1, &self.headers)
+    }
+
+    fn clear(&mut self) {
+        *self = RawHeaders::default();
+    }
 }
 
 /// `envoy.config.core.v3.HeaderValue`

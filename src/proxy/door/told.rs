@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 
 use crate::denial::Denial;
+use crate::forward::headers::nominates_reserved;
 use crate::guard;
 use crate::guard::client::Client;
 use crate::proxy::seen_body::{SeenBody, kind_of_body};
@@ -84,6 +85,9 @@ impl Told {
         let read = PathAndQuery::try_from(&*target);
         let read = read.map_err(|_| Denial::bad_request("The path is not valid"))?;
         guard::check_canonical(&target, &read)?;
+        if nominates_reserved(&headers) {
+            return Err(Denial::bad_part("A header must not be nominated", "header", CONNECTION.as_str()));
+        }
         let host = HeaderValue::from_maybe_shared(host).ok().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| Denial::bad_request("The Host is not valid"))?;
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -95,25 +99,27 @@ impl Told {
         Ok(Told { parts, client, body, has_body })
     }
 
-    /// Makes a request of a head that is known, and of its whole body, if that is known, too.
+    /// Makes a request of a head that is known, and of its whole body. `body`: `None` if bodies are not sent along.
     ///
     /// # Errors
     ///
     /// As [`Self::new`].
     pub(crate) fn of(parts: &Parts, client: Client, body: Option<&[u8]>) -> Result<Self, Denial> {
+        let mut headers = parts.headers.clone();
+        if let Some(body) = body.filter(|body| !body.is_empty()) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         let target = parts.uri.path_and_query().map(PathAndQuery::as_str).unwrap_or_default();
         let host = parts.headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-        let told = Told::new(Claimed {
+        Told::new(Claimed {
             method: Bytes::copy_from_slice(parts.method.as_str().as_bytes()),
             target: Bytes::copy_from_slice(target.as_bytes()),
             host: Bytes::copy_from_slice(host),
-            headers: parts.headers.clone(),
+            headers,
             client,
-            body: None,
+            body: body.map(Bytes::copy_from_slice),
             protocol: "HTTP/1.1",
-        })?;
-        let body = body.map_or(ToldBody::Hidden, |body| ToldBody::Whole(Bytes::copy_from_slice(body)));
-        Ok(Told { body, ..told })
+        })
     }
 
     /// Returns what the whole body says on this route; `None` if it is not known.
