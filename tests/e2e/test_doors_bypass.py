@@ -10,12 +10,14 @@ from proxies import DOORS, Doors, Model, Proxy, raw, send
 CONFIG = """
 admin: off
 auth: {headers: [authorization, x-api-key], websocket_protocol: true}
+cors: {origins: ["https://app.example.com"]}
 routes:
   - {name: admin, paths: [/admin, /admin/**], permission: admin}
   - {name: v1, paths: [/v1/**], permission: read, upgrades: [websocket]}
   - {name: open, paths: [/open], public: true}
 """.replace("admin: off\n", "", 1)
 KEYS = {"good": ["--permissions", "read"], "other": ["--permissions", "read"], "boss": ["--permissions", "admin"]}
+ORIGIN = "Origin: https://app.example.com\r\n"
 AUTH = "Authorization: Bearer GOOD\r\n"
 HOST = "Host: a.example\r\n"
 SOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -113,6 +115,7 @@ HEADS = {
     "forwarded identity": get("/v1/x", "X-Forwarded-User: root\r\nX-Forwarded-Groups: admin\r\n"),
     "key as protocol": get("/v1/x", f"{SOCKET}Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.GOOD\r\n", auth=""),
     "key in query": get("/v1/x?api_key=BOSS&key=BOSS"),
+    "preflight": get("/v1/x", f"{ORIGIN}Access-Control-Request-Method: GET\r\n", auth="", method="OPTIONS"),
     # Connections and bodies
     "nominated": get("/v1/x", "Connection: Authorization, X-Forwarded-Uri, X-Original-URI\r\n"),
     "identity nominated": get("/v1/x", "Connection: close, X-Bearward-Key-Id, X-Bearward-Permissions\r\n"),

@@ -17,7 +17,7 @@ use super::encoding::Fields;
 use super::messages::{CheckRequest, Header, HttpRequest, RawHeaders, Source};
 use super::told::{Claimed, Told};
 use crate::config::Limits;
-use crate::denial::{AnswerForm, Denial};
+use crate::denial::{AnswerForm, Code, Denial};
 use crate::folding::folded;
 use crate::forward::headers::{Handling, KEY_HEADERS, handling, states_client};
 use crate::gate;
@@ -276,11 +276,12 @@ pub(super) fn shaped(granted: Option<Granted>, answer: Response<Bytes>, facts: F
     let (head, body) = answer.into_parts();
     let mut response = Fields::with_capacity(1536);
     let Facts { code, grpc, key_id, route } = facts;
+    // The status 0, which is not written, lets a request pass, whatever else is said. A preflight is answered,
+    // and does not pass.
+    let denied = granted.is_none().then(|| grpc.unwrap_or_else(|| Code::InsufficientPermissions.grpc()));
     response.message(1, |status| {
-        if let (Some(grpc), Some(code)) = (grpc, code) {
-            status.number(1, grpc.into());
-            status.text(2, code);
-        }
+        denied.iter().for_each(|grpc| status.number(1, (*grpc).into()));
+        code.iter().for_each(|code| status.text(2, code));
     });
     match granted {
         None => response.message(2, |denied| {
