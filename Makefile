@@ -8,6 +8,8 @@ CARGO ?= cargo
 DENY_VERSION := 0.20.2
 CARGO_DEB_VERSION := 3.8.0
 HOST = $(shell rustc --print host-tuple)
+# Envoy's messages. The package has old ones of OpenTelemetry as well, so it has a directory of its own.
+XDS_PROTOS_VERSION := 1.85.0
 TOOLS := target/tools
 VENV := .venv
 NODE := tests/.cache/node
@@ -52,6 +54,7 @@ $(VENV)/.ready: tests/e2e/requirements.txt
 	@echo "installing the packages of the end-to-end tests into $(VENV) …"
 	@python3 -m venv $(VENV) || (echo "installing python3-venv …" && apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/e2e/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/xds xds-protos==$(XDS_PROTOS_VERSION)
 	@touch $@
 
 $(NODE)/.ready: tests/e2e/package.json

@@ -44,14 +44,14 @@ pub(crate) fn client(headers: &HeaderMap, peer: Option<IpAddr>, trusted: &Truste
 }
 
 /// Finds the client of a request that another proxy has, and asks about. That proxy is trusted, and names
-/// the client in `X-Forwarded-For`. Returns `None` if it names nobody.
+/// the client in `X-Forwarded-For`. The client has no address if the proxy names nobody: it is not the proxy.
 pub(crate) fn client_asked_for(
     headers: &HeaderMap,
     asker: Option<IpAddr>,
     trusted: &TrustedProxies,
-) -> Option<Client> {
+) -> Client {
     let (client, is_named) = named_by(Client::of_peer(asker), headers, trusted);
-    is_named.then_some(client)
+    Client { address: client.address.filter(|_| is_named), ..client }
 }
 
 /// Returns the client that the trusted proxy `client` names, and whether it names any.

@@ -8,8 +8,7 @@ import socket
 
 import grpc
 import pytest
-from envoy.config.core.v3 import base_pb2
-from envoy.service.auth.v3 import external_auth_pb2 as auth
+from envoy_protos import auth, base_pb2
 from gateway import Gateway, wait_for
 from google.protobuf import json_format
 
@@ -27,6 +26,7 @@ KEYS = {
     "once": ["--permissions", "read", "--rate", "1/1h/1"],
     "llama": ["--permissions", "read", "--models", "llama-*"],
     "capped": ["--permissions", "read", "--max-output-tokens", "100"],
+    "near": ["--permissions", "read", "--allow-from", "127.0.0.0/8"],
     "input": ["--permissions", "read", "--input-tokens", "100/1h/100"],
 }
 CHAT = "/v1/chat/completions"
@@ -152,6 +152,13 @@ def test_a_used_up_limit_says_how_long_to_wait(gateway, check):
     answer = check(question(gateway.tokens["once"]), timeout=10)
     assert shown(answer) == (429, "RATE_LIMIT_EXCEEDED")
     assert int(set_by(answer.denied_response.headers)["retry-after"]) > 3000
+
+
+def test_a_client_without_an_address_is_not_the_proxy(gateway, check):
+    for key, expected in (("good", (200, None)), ("near", (401, "INVALID_API_KEY"))):
+        asked = question(gateway.tokens[key])
+        asked.attributes.ClearField("source")
+        assert shown(check(asked, timeout=10)) == expected
 
 
 def chat(**members):
@@ -281,3 +288,21 @@ def test_http_1_gets_no_decision(gateway):
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
         connection.sendall(f"POST {CHECK} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("over", ["tls", "unix"])
+def test_envoy_asks_over_tls_and_over_a_unix_socket_too(over, tmp_path):
+    path = tmp_path / "door.sock"
+    listener = f"unix:{path}, serves: ext_authz" if over == "unix" else "127.0.0.1:0, serves: ext_authz"
+    with Gateway(9, KEYS, config=CONFIG, listener=listener, tls=over == "tls") as gateway:
+        if over == "tls":
+            with open(gateway.ca, "rb") as ca:
+                channel = grpc.secure_channel(f"localhost:{gateway.port}", grpc.ssl_channel_credentials(ca.read()))
+        else:
+            # As Envoy does, and unlike gRPC's own name of a socket, the authority is a host.
+            channel = grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "bearward")])
+        with channel:
+            serializers = (auth.CheckRequest.SerializeToString, auth.CheckResponse.FromString)
+            check = channel.unary_unary(CHECK, *serializers)
+            assert shown(check(question(gateway.tokens["good"]), timeout=10)) == (200, None)
+            assert shown(check(question(), timeout=10)) == (401, "MISSING_API_KEY")

@@ -142,15 +142,15 @@ fn client(source: Option<Source>, asker: Option<IpAddr>) -> Result<Client, Denia
             Ok(address) => Ok(Client { via_trusted: true, ..Client::of_peer(Some(address)) }),
             Err(_) => Err(Denial::bad_part("The address can't be read", "attribute", "source.address")),
         },
-        // A client of a unix socket has no address.
-        (None, Some(_)) => Ok(Client { address: None, ..of_asker }),
-        _ => Err(Denial::bad_part("The address of the client is missing", "attribute", "source.address")),
+        (Some(_), Some(_)) => Err(two_ways("source.address")),
+        // A client of a unix socket has no address, and neither has one that is not named.
+        (None, _) => Ok(Client { address: None, ..of_asker }),
     }
 }
 
 /// Returns what Envoy's attributes tell of a request.
 fn of_http(http: HttpRequest, client: Client, limits: &Limits) -> Result<Claimed, Denial> {
-    let HttpRequest { method, headers, path, host, protocol, body, raw_body, header_map } = http;
+    let HttpRequest { method, headers, path, mut host, protocol, body, raw_body, header_map } = http;
     let RawHeaders { headers: raw, has_more } = header_map.unwrap_or_default();
     if !raw.is_empty() && !headers.is_empty() {
         return Err(Denial::bad_request("The request has two lists of headers"));
@@ -182,7 +182,11 @@ fn of_http(http: HttpRequest, client: Client, limits: &Limits) -> Result<Claimed
             "A byte of the request may be hidden; Envoy needs encode_raw_headers",
         ));
     }
-    if sent.get_all(HOST).iter().any(|named| named.as_bytes() != host) {
+    let mut hosts = sent.get_all(HOST).iter();
+    if host.is_empty() {
+        host = hosts.next().map_or(host, |named| Bytes::copy_from_slice(named.as_bytes()));
+    }
+    if hosts.any(|named| named.as_bytes() != host) {
         return Err(two_ways("host"));
     }
     let body = match raw_body.is_empty() {

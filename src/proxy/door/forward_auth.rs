@@ -78,7 +78,6 @@ pub(super) fn claimed(
         }
     };
     let client = client::client_asked_for(&headers, peer.address, &snapshot.trusted_proxies);
-    let client = client.ok_or_else(|| missing(&HeaderName::from_static("x-forwarded-for")))?;
     // These are about the body of the question, not about that of the request.
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);

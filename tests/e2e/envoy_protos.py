@@ -1,0 +1,16 @@
+"""Envoy's messages for ext_authz, from a directory of their own: their package has old messages of other projects, too."""
+
+import pathlib
+import sys
+
+import google
+
+PLACE = pathlib.Path(sys.prefix) / "xds"
+# Behind all other packages.
+sys.path.append(str(PLACE))
+google.__path__ = [*google.__path__, str(PLACE / "google")]
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.auth.v3 import external_auth_pb2 as auth
+
+__all__ = ["auth", "base_pb2"]
