@@ -112,11 +112,12 @@ fn certificate(directory: &Path, days: i64) -> String {
 
 /// A listener at which another proxy asks, and limits that it can't hold.
 fn door(fields: &str, warns: &'static [&'static str]) -> Case {
-    let key = "permissions: [read], created_at: 2026-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z, max_concurrent: 1";
+    let plain = "permissions: [read], created_at: 2026-01-01T00:00:00Z, expires_at: 2999-01-01T00:00:00Z";
     Case {
+        keys: vec![plain.to_owned(), format!("{plain}, max_concurrent: 1")],
         more: [String::new(), format!(", serves: forward_auth, {fields}"), String::new()],
-        upstream: "endpoints: [http://127.0.0.1:1], queue: {slots: 1}".to_owned(),
-        ..case(warns).key(key).config(
+        upstream: "endpoints: [http://127.0.0.1:1], queue: {slots: 1}, host: model.example".to_owned(),
+        ..case(warns).config(
             "max_concurrent: 5\nself_service: true\ncors: {origins: [https://a.example]}\n\
              groups: [{name: g, max_concurrent: 2, models: [a], request: {max_output_tokens: 5}, \
              rate_limits: [{input_tokens: 5, per: 1m}]}]\n\
@@ -186,6 +187,7 @@ fn cases(directory: &Path) -> Vec<Case> {
             "can't hold max_output_tokens (of the group g)",
             "requests of keys with `models` (the group g)",
             "passes requests by the queue of the upstream m",
+            "sets no `host` for the upstream m",
             "can't answer preflights",
             "can't answer GET /.bearward/me",
         ]),
