@@ -215,41 +215,31 @@ pub(crate) fn address_value(address: IpAddr) -> Option<HeaderValue> {
     value.ok()
 }
 
-/// What a proxy that forwards a request itself has to do with one of its headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Handling {
-    Pass,
-    /// The header carries a key, or is set anew by bearward's word. Each configuration of a proxy removes or
-    /// sets it.
-    RemoveOrSet,
-    /// Some servers take the header for another one, or take from it the method, the path, the host or who the
-    /// client is. A proxy that can't be told to remove it must not forward the request.
-    Remove,
-}
-
-/// Returns what a proxy that forwards a request itself has to do with a header. `is_own`: whether that proxy
-/// sets the header, to describe what it forwards.
-pub(crate) fn handling(
+/// Whether a proxy that forwards a request itself must not forward a header: some servers take it for another
+/// one, or take from it the method, the path, the host or who the client is. `is_own`: whether that proxy sets the
+/// header, to describe what it forwards.
+///
+/// Headers that may carry keys, and those that state an identity by bearward's word, are not among them: each
+/// configuration of a proxy removes or sets these.
+pub(crate) fn must_not_be_forwarded(
     name: &HeaderName,
     secret_headers: &[HeaderName],
     is_own: impl Fn(&str) -> bool,
-) -> Handling {
+) -> bool {
     let is_secret = |name: &HeaderName| secret_headers.contains(name) || KEY_HEADERS.contains(&name.as_str());
     if !is_plain(name.as_str()) {
         let folded = folded(name);
-        let is_taken = reserved(folded.as_str()).is_some() || is_secret(&folded) || is_secret(name);
-        return if is_taken { Handling::Remove } else { Handling::Pass };
+        return reserved(folded.as_str()).is_some() || is_secret(&folded) || is_secret(name);
     }
     if is_secret(name) || IDENTITY.contains(name) {
-        return Handling::RemoveOrSet;
+        return false;
     }
     match reserved(name.as_str()) {
-        Some(_) if is_own(name.as_str()) => Handling::Pass,
-        Some(Reserved::Ours) => Handling::Remove,
+        Some(_) if is_own(name.as_str()) => false,
+        Some(Reserved::Ours) => true,
         // Addresses are for proxies to state. A client that states one of its own changes no decision.
-        Some(Reserved::Client) if states_address(name.as_str()) => Handling::Pass,
-        Some(Reserved::Client) => Handling::Remove,
-        None => Handling::Pass,
+        Some(Reserved::Client) => !states_address(name.as_str()),
+        None => false,
     }
 }
 

@@ -17,8 +17,9 @@ import tempfile
 import threading
 
 import grpc_service
+import pytest
 from deployed import DEPLOY, TOOLS
-from gateway import Gateway, binary, free_port, is_listening, wait_for
+from gateway import Gateway, free_port, is_listening, wait_for
 
 EXAMPLES = DEPLOY / "examples"
 EVENTS = 3
@@ -102,6 +103,13 @@ class Model:
         answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nratelimit: of-upstream\r\ncontent-length: %d\r\n\r\n"
         writer.write(answer % len(body) + (b"" if line.startswith("HEAD") else body))
         await writer.drain()
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = Model()
+    yield model
+    model.close()
 
 
 def changed(text, *pairs):
@@ -315,4 +323,3 @@ def is_whole(received, request):
     return len(body) >= int(length[1]) if length else b"chunked" in fields and body.endswith(b"0\r\n\r\n")
 
 
-__all__ = ["DOORS", "EXAMPLES", "Doors", "Model", "Proxy", "binary", "raw", "send"]

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from gateway import Gateway, free_port, wait_for
 from grpc_service import SERVICE
-from proxies import DOORS, EVENTS, Doors, Model, Proxy, raw, send
+from proxies import DOORS, EVENTS, Doors, Proxy, model, raw, send
 
 CONFIG = """
 failed_attempts: off
@@ -176,13 +176,6 @@ LIMITS = (
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = Model()
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from gateway import wait_for
-from proxies import DOORS, Doors, Model, Proxy, raw, send
+from proxies import DOORS, Doors, Proxy, model, raw, send
 
 CONFIG = """
 admin: off
@@ -136,16 +136,12 @@ HEADS = {
     "folded header": get("/v1/x", "X-Folded: a\r\n b\r\n"),
     "space before colon": get("/v1/x", "X-Bearward-Key-Id : evil\r\n"),
 }
-# Some servers take the method or the path from these.
-OVERRIDES = {"x-forwarded-user", "x-forwarded-groups", "forwarded", "x-forwarded-prefix", "remote-user", "x-webauth-user", "x-envoy-original-path", "x-http-method-override", "x-rewrite-url", "x-original-uri", "x-original-url", "x-original-method"}
+# Some servers take the method, the path or the identity from these.
+OVERRIDES = set(
+    "x-http-method-override x-rewrite-url x-original-uri x-original-url x-original-method x-envoy-original-path forwarded "
+    "x-forwarded-prefix x-forwarded-user x-forwarded-groups remote-user x-webauth-user".split()
+)
 IDENTITY = ("x-bearward-key-id", "x-bearward-key-name", "x-bearward-environment", "x-bearward-permissions")
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = Model()
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ use super::told::{Claimed, Told};
 use crate::config::Limits;
 use crate::denial::{AnswerForm, Code, Denial};
 use crate::folding::folded;
-use crate::forward::headers::{Handling, KEY_HEADERS, handling, states_client};
+use crate::forward::headers::{KEY_HEADERS, must_not_be_forwarded, states_client};
 use crate::gate;
 use crate::guard::client::Client;
 use crate::observe::X_REQUEST_ID;
@@ -245,7 +245,7 @@ pub(super) fn removed(told: &Told, route: Option<&Route>, snapshot: &Snapshot) -
     let always = snapshot.secret_headers.iter().chain(of_route).map(HeaderName::as_str);
     let mut names: Vec<&str> = always.filter(|name| !KEY_HEADERS.contains(name)).collect();
     for name in told.parts.headers.keys() {
-        let is_removed = handling(name, &snapshot.secret_headers, is_sent_by_envoy) == Handling::Remove
+        let is_removed = must_not_be_forwarded(name, &snapshot.secret_headers, is_sent_by_envoy)
             || (!of_route.is_empty() && of_route.contains(&folded(name)))
             // Upstream trusts addresses in such headers, which Envoy does not check.
             || states_client(name);

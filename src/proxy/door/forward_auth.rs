@@ -15,7 +15,7 @@ use super::told::Claimed;
 use crate::config::Asker;
 use crate::denial::Denial;
 use crate::folding::folded;
-use crate::forward::headers::{Handling, handling};
+use crate::forward::headers::must_not_be_forwarded;
 use crate::gate;
 use crate::guard::client;
 use crate::proxy::gateway::Peer;
@@ -104,7 +104,7 @@ pub(super) fn refuse_what_would_pass(
     snapshot: &Snapshot,
 ) -> Result<(), Denial> {
     let is_own = |name: &str| is_sent_by(asker, name);
-    let must_go = |name: &&HeaderName| handling(name, &snapshot.secret_headers, is_own) == Handling::Remove;
+    let must_go = |name: &&HeaderName| must_not_be_forwarded(name, &snapshot.secret_headers, is_own);
     if let Some(name) = headers.keys().find(must_go) {
         return Err(must_not_pass(name));
     }
@@ -173,6 +173,12 @@ pub(super) fn shaped(asker: Asker, granted: Option<Granted>, mut answer: Respons
             head.headers.extend(HeaderValue::try_from(in_ascii(&body)).map(|body| (BODY, body)));
             head.status = StatusCode::FORBIDDEN;
             Response::from_parts(head, Bytes::new())
+        }
+        // Each status of success would let the request pass.
+        None if answer.status().is_success() => {
+            debug_assert!(false, "a request that may not pass is answered {}", answer.status());
+            *answer.status_mut() = StatusCode::FORBIDDEN;
+            answer
         }
         None => answer,
     }
