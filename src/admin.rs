@@ -277,6 +277,9 @@ impl Visitor {
             Probe::Ready if self.admin.gateway.is_draining.load(Ordering::Relaxed) => {
                 Err(Denial::shutting_down())
             }
+            Probe::Ready if let Some(waiting) = status::waiting(&self.admin) => {
+                Err(Denial::certificate_missing(&waiting))
+            }
             Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
             Probe::Ready => {
                 let readiness = status::readiness(&self.admin.gateway.reloads);

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
+use crate::acme::{Registry, Renewer, Tools};
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Address, Admin, Config, Limits};
@@ -31,16 +32,17 @@ use crate::hooks::Hooks;
 use crate::key_store::id_secret;
 use crate::limit::Passed;
 use crate::net::connections_by_address::ConnectionsByAddress;
+use crate::net::https;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Service};
 use crate::net::local::Local;
-use crate::net::tls::Swappable;
+use crate::net::tls::{Swappable, crypto_provider};
 use crate::observe::Logs;
 use crate::observe::audit::{BudgetPassed, budget_passed};
 use crate::observe::observer::Observers;
 use crate::observe::reloads::Reloads;
 use crate::observe::usage::UsageBook;
-use crate::proxy::Gateway;
+use crate::proxy::{Edge, Gateway};
 use crate::reload::{Baseline, Handle, Part, Reloader, Stood};
 use crate::shared::Asker;
 use crate::state::Keeper;
@@ -144,6 +146,7 @@ impl App {
                 .iter()
                 .filter_map(|bound| Some((bound.local().to_string(), bound.door()?)))
                 .collect(),
+            acme: Arc::new(Registry::of(config)),
             is_draining: AtomicBool::new(false),
             clock,
             usage: UsageBook::new(config.metrics.key_ids).keeping(prepared.kept.ledger),
@@ -283,6 +286,19 @@ impl App {
     }
 }
 
+/// Lets the thread start that gets certificates, as soon as one is wanted.
+fn start_acme(gateway: &Arc<Gateway>) {
+    let logs = gateway.observers.logs().clone();
+    let sharing = gateway.sharing.clone();
+    let of_server = move || sharing.as_ref().map(|sharing| sharing.settings());
+    let (clock, logs_of_thread) = (gateway.clock.clone(), logs.clone());
+    let tools = Tools::new(clock, https::connect, Box::new(of_server), logs_of_thread, crypto_provider());
+    let renewer = Renewer::new(gateway.acme.clone(), tools);
+    gateway
+        .acme
+        .start_with(move || logs.threads.clone().spawn(Duty::Acme, "acme", move || renewer.run()).map(drop));
+}
+
 /// Starts the thread that writes what survives a restart.
 fn start_keeper(keeper: Keeper, logs: Logs) -> io::Result<()> {
     let threads = logs.threads.clone();
@@ -307,8 +323,9 @@ async fn leave(gateway: &Gateway) {
     }
 }
 
-/// Starts the tasks that run until the process ends, except the admin listener.
+/// Starts the tasks that run until the process ends, except the admin listener, and what gets certificates.
 fn start_tasks(gateway: &Arc<Gateway>) {
+    start_acme(gateway);
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
     threads.spawn_task("health checks", checks::run(gateway.clone()));
@@ -374,11 +391,26 @@ fn bind_listeners(
 ) -> Result<Vec<Bound>, StartError> {
     let mut listeners = Vec::with_capacity(config.listeners.len());
     for (listener, tls) in config.listeners.iter().zip(certificates) {
-        let service = Service { tls: tls.clone(), door: listener.door };
+        let balancers = listener.proxy_protocol.iter().flatten().copied().collect();
+        let service = Service { tls: tls.clone(), door: listener.door, balancers, ..Service::default() };
         let bound = Bound::bind(&listener.address, service, inherited);
         listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
     }
+    let https_port = https_port(&listeners);
+    for (bound, listener) in listeners.iter_mut().zip(&config.listeners) {
+        bound.set_edge(Edge::new(listener.hsts, listener.redirect_to_https.then_some(https_port)));
+    }
     Ok(listeners)
+}
+
+/// Returns the port of the first listener of clients that has TLS; 443 if a proxy before bearward ends TLS.
+fn https_port(listeners: &[Bound]) -> u16 {
+    let with_tls = listeners.iter().filter(|bound| bound.is_tls() && bound.door().is_none());
+    let mut ports = with_tls.filter_map(|bound| match bound.local() {
+        Local::Tcp(address) => Some(address.port()),
+        Local::Unix(_) => None,
+    });
+    ports.next().unwrap_or(443)
 }
 
 /// Binds the admin listener.

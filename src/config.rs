@@ -12,6 +12,7 @@
 //! Files in `config/` import each other by path (`crate::config::fault::Fault`), never by the names
 //! that this file re-exports. This way no files import each other in a circle.
 
+pub(crate) mod acme;
 mod address;
 mod admin;
 mod ambiguity;
@@ -54,6 +55,7 @@ pub(crate) mod tree;
 mod trusted_proxies;
 mod upstream;
 
+pub(crate) use acme::{Acme, Challenge};
 pub(crate) use address::Address;
 pub(crate) use admin::Admin;
 pub(crate) use ambiguity::Ambiguity;

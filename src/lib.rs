@@ -15,6 +15,7 @@
 //! `app` turns a `config` into a running server. `cli` is the command line. ARCHITECTURE.md
 //! describes all modules.
 
+mod acme;
 mod activity;
 mod address;
 mod admin;

@@ -6,8 +6,11 @@
 
 mod caller;
 pub(crate) mod door;
+mod early;
+mod edge;
 mod gateway;
 mod inspection;
+mod known;
 mod list;
 mod own_key;
 pub(crate) mod seen_body;
@@ -26,7 +29,7 @@ use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::upgrade::{self, Upgrade};
 use crate::forward::{self, PermittedRequest, RequestTokens};
-use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Permit, Verdict};
+use crate::gate::{self, Admitted, Grant, Head, Identity, Permit, Verdict};
 use crate::guard::Target;
 use crate::guard::client::{self, Client};
 use crate::hooks::Hooks;
@@ -40,8 +43,10 @@ use crate::upstream::request_body::{Patience, RequestBody, UploadFailure};
 use crate::upstream::turn::Turn;
 use crate::upstream::upload::{TrailerRule, Upload, UploadGuard, UploadLimits};
 use caller::Caller;
+pub(crate) use edge::Edge;
 pub(crate) use gateway::{Gateway, Peer};
 use inspection::Inspection;
+use known::Known;
 use list::{ListFilter, ListRequest};
 pub(crate) use state::StreamRefused;
 use state::{Handled, RequestState};
@@ -66,23 +71,6 @@ pub(crate) fn serve<E: From<StreamRefused>>(
         };
         let outcome = outcome.unwrap_or_else(|_panic| Err(Denial::internal()));
         state.conclude(&peer, &caller, outcome, body)
-    }
-}
-
-/// What every step knows of its request.
-#[derive(Clone, Copy)]
-struct Known<'a> {
-    peer: &'a Peer,
-    caller: &'a Caller,
-    client: &'a Client,
-    body: &'a RequestBody,
-    context: Context<'a>,
-}
-
-impl Known<'_> {
-    /// Whether the client sent the request without TLS.
-    fn is_plain(&self) -> bool {
-        !self.peer.is_tls && !self.client.via_trusted
     }
 }
 
@@ -117,6 +105,13 @@ async fn handle(
     let now = clock.wall();
     let context = peer.gateway.context(&snapshot, now);
     let known = Known { peer, caller, client: &client, body, context };
+    if early::may_answer(known) {
+        // The future is boxed, because few listeners answer before a key is looked at.
+        let answer = Box::pin(early::answer(known, state, parts)).await?;
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+    }
     if let Some(answer) = preflight(state, parts, body, known.is_plain()) {
         return Ok(Handled::Preflight(answer));
     }

@@ -441,6 +441,7 @@ impl Reloader {
         if let (Some(sharing), Some(shared)) = (sharing, shared) {
             sharing.configure(shared);
         }
+        self.current.gateway.acme.configure(&listeners);
         self.current.redis = redis;
         if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
             // Faults of single files in a key directory count as faults of the keys, and do not

@@ -4,7 +4,8 @@
 //!
 //! Without a worker, its connections are not served. Without the reload thread, no revocation takes
 //! effect. Without the thread for shared limits, no key that has limits is served. Without the thread
-//! that writes the state, a restart would forget what was used of budgets. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
+//! that writes the state, a restart would forget what was used of budgets. Without the thread that gets
+//! certificates, these would end. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
 //! the service manager restarts it.
 
 use std::future::Future;
@@ -28,6 +29,8 @@ pub(crate) enum Duty {
     Shared,
     /// Writes what survives a restart.
     State,
+    /// Gets and renews certificates.
+    Acme,
     /// Writes a log.
     Log,
     /// Sends spans to a collector.
@@ -37,8 +40,16 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
-    const ALL: [Duty; 7] =
-        [Duty::Worker, Duty::Reload, Duty::Shared, Duty::State, Duty::Log, Duty::Traces, Duty::Background];
+    const ALL: [Duty; 8] = [
+        Duty::Worker,
+        Duty::Reload,
+        Duty::Shared,
+        Duty::State,
+        Duty::Acme,
+        Duty::Log,
+        Duty::Traces,
+        Duty::Background,
+    ];
 
     /// Returns the name of the duty in metrics.
     fn name(self) -> &'static str {
@@ -47,6 +58,7 @@ impl Duty {
             Duty::Reload => "reload",
             Duty::Shared => "shared",
             Duty::State => "state",
+            Duty::Acme => "acme",
             Duty::Log => "log",
             Duty::Traces => "traces",
             Duty::Background => "background",
@@ -56,7 +68,7 @@ impl Duty {
     /// Whether the process stops when a thread of this duty ends. Log lines and spans that get lost
     /// are counted, and are no reason to stop serving.
     fn is_vital(self) -> bool {
-        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared | Duty::State)
+        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared | Duty::State | Duty::Acme)
     }
 }
 

@@ -174,13 +174,14 @@ async fn serve(
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
             door: accepted.door,
+            edge: accepted.edge.clone(),
             activity: accepted.activity.clone(),
             tunnel: Arc::default(),
-            over_limit: accepted.over_limit,
-            is_trusted: accepted.is_trusted,
+            over_limit: accepted.standing.over_limit,
+            is_trusted: accepted.standing.is_trusted,
         };
         let (activity, shutdown) = (peer.activity.clone(), shutdown.clone());
-        if accepted.is_trusted {
+        if accepted.standing.is_trusted {
             // Clients that are not responsible for each other share the connection of a trusted
             // proxy. The limits of unauthenticated use do not apply to this connection.
             activity.unauthenticated_use.note_authenticated();

@@ -2,10 +2,12 @@
 //! them.
 
 use super::state::Admin;
+use crate::acme::Shown;
 use crate::key_cache::Outlook;
 use crate::limit::ShownBudget;
 use crate::observe::metrics::{
-    BudgetSample, Certificate, EndpointSample, Keys, QueueSample, Scrape, SharedFigures, StateFigures,
+    AcmeSample, BudgetSample, Certificate, EndpointSample, Keys, QueueSample, Scrape, SharedFigures,
+    StateFigures,
 };
 use crate::proxy::Gateway;
 use crate::shared::LinkReport;
@@ -75,6 +77,17 @@ pub(super) fn certificates(admin: &Admin) -> Vec<Certificate> {
     of_all.collect()
 }
 
+/// Returns the certificates that bearward gets from authorities.
+fn acme(gateway: &Gateway) -> Vec<AcmeSample> {
+    let sample = |shown: Shown| AcmeSample {
+        domains: shown.domains.join(","),
+        issued: shown.issued,
+        failed: shown.failed,
+        is_failing: shown.fault.is_some(),
+    };
+    gateway.acme.shown().into_iter().map(sample).collect()
+}
+
 /// Returns what is known of the server that has the limits of all replicas, if they are shared, and the
 /// number of keys of which this replica holds units.
 pub(super) fn shared(gateway: &Gateway) -> Option<(LinkReport, usize)> {
@@ -115,6 +128,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         endpoints: endpoints(gateway),
         queues: queues(gateway),
         certificates: certificates(admin),
+        acme: acme(gateway),
         lost_lines: gateway.observers.logs().lost().collect(),
         left_out_lines: gateway.observers.logs().left_out(),
         ended_threads: gateway.observers.logs().threads.ended().collect(),

@@ -1,5 +1,6 @@
 //! Builds the JSON of the status and of the last refusals.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -8,8 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::scrape;
 use super::state::Admin;
+use crate::acme::{Shown, ShownFault};
 use crate::config::{Door, StorePlace, Unenforceable};
 use crate::denial::catalogue;
+use crate::group::Group;
 use crate::key_cache::Outlook;
 use crate::key_store::edit::unwritable_reason;
 use crate::key_store::redis::Health as StoreHealth;
@@ -38,6 +41,36 @@ pub(super) async fn is_ready(admin: &Admin) -> bool {
         return false;
     }
     !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
+}
+
+/// Whether the server was ready when its upstreams were last looked at.
+fn seemed_ready(admin: &Admin) -> bool {
+    let keys = &admin.gateway.keys.availability;
+    admin.reachable.last() && keys.is_available() && waiting(admin).is_none()
+}
+
+/// Returns the certificates that listeners wait for, with the reasons why they are not there; `None` if each
+/// listener has one.
+pub(super) fn waiting(admin: &Admin) -> Option<Value> {
+    let waiting = admin.certificates.iter().filter_map(|(listener, tls)| {
+        let tls = tls.load();
+        Some((listener.to_string(), tls.acme.clone().filter(|_| tls.is_waiting())?))
+    });
+    let known = admin.gateway.acme.shown();
+    let shown: Vec<Value> = waiting
+        .map(|(listener, name)| {
+            let of_it = known.iter().find(|shown| shown.name == name);
+            let fault = of_it.and_then(|shown| shown.fault.as_ref());
+            json!({
+                "listener": listener,
+                "domains": of_it.map(|shown| &shown.domains),
+                "fault": fault.map(|fault| &fault.message),
+                "advice": fault.map(|fault| &fault.advice),
+                "retry_at": of_it.and_then(|shown| shown.due_at).filter(|_| fault.is_some()).map(|at| at.to_string()),
+            })
+        })
+        .collect();
+    (!shown.is_empty()).then_some(Value::Array(shown))
 }
 
 /// Returns the body of the answer to a readiness probe. If the configuration, the keys or the
@@ -85,7 +118,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "started_at": admin.started.to_string(),
         "uptime_seconds": Timestamp::now().duration_since(admin.started).as_secs().max(0),
-        "is_ready": !is_draining && admin.reachable.last() && gateway.keys.availability.is_available(),
+        "is_ready": !is_draining && seemed_ready(admin),
         "is_draining": is_draining,
         "generation": generation,
         "reloads": parts.iter().map(reload).collect::<Vec<_>>(),
@@ -107,19 +140,30 @@ pub(super) fn status(admin: &Admin) -> Value {
         "queues": scrape::queues(gateway).into_iter().map(queue).collect::<Vec<_>>(),
         "doors": doors(gateway, &tally),
         "certificates": scrape::certificates(admin).into_iter().map(certificate).collect::<Vec<_>>(),
+        "acme": gateway.acme.shown().into_iter().map(acme).collect::<Vec<_>>(),
         "log_lines_dropped": lost,
         "log_lines_left_out": left_out,
         "trend": trend(admin),
         "tokens_last_minute": tokens_last_minute(admin),
         "store": store(admin, &gateway.snapshot.load().keys_place),
-        "groups": gateway.snapshot.load().groups.all().map(|group| json!({
-            "name": &*group.name,
-            "requests_in_flight": group.state.in_flight(),
-            "budgets": gateway.limiter.budgets(&group.holder()).into_iter().map(budget).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
+        "groups": groups(gateway),
         "state": gateway.keeping.as_ref().map(|keeping| state(keeping)),
         "shared": scrape::shared(gateway).map(|(report, leases)| shared(gateway, &report, leases)),
     })
+}
+
+/// Returns all groups, with what their keys use together.
+fn groups(gateway: &Gateway) -> Vec<Value> {
+    let snapshot = gateway.snapshot.load();
+    let group = |group: &Arc<Group>| {
+        let budgets = gateway.limiter.budgets(&group.holder());
+        json!({
+            "name": &*group.name,
+            "requests_in_flight": group.state.in_flight(),
+            "budgets": budgets.into_iter().map(budget).collect::<Vec<_>>(),
+        })
+    };
+    snapshot.groups.all().map(group).collect()
 }
 
 /// Returns a budget as JSON.
@@ -192,6 +236,25 @@ fn endpoints(gateway: &Gateway) -> Vec<Value> {
 fn certificate(certificate: Certificate) -> Value {
     let Certificate { listener, file, not_after } = certificate;
     json!({"listener": listener, "file": file, "expires_at": not_after.to_string()})
+}
+
+/// Returns a certificate that bearward gets from an authority as JSON.
+fn acme(shown: Shown) -> Value {
+    let Shown { domains, directory, not_after, due_at, is_asking, issued, failed, fault, .. } = shown;
+    let text = |at: Timestamp| at.to_string();
+    let fault = fault.map(|ShownFault { message, advice, at }| {
+        json!({"message": shown::visible(&message), "advice": advice, "at": at.to_string()})
+    });
+    json!({
+        "domains": domains,
+        "directory": directory,
+        "expires_at": not_after.map(text),
+        "due_at": due_at.map(text),
+        "is_asking": is_asking,
+        "issued": issued,
+        "failed": failed,
+        "fault": fault,
+    })
 }
 
 /// Returns the listeners at which other proxies ask. The numbers of questions are of all listeners at which

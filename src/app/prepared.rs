@@ -7,9 +7,10 @@ use jiff::Timestamp;
 use super::descriptors::carried_by_descriptors;
 use super::first_keys::{FirstKeys, Purpose};
 use super::{warnings, weakness};
+use crate::acme::Storage;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
+use crate::config::{Config, Tls};
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
@@ -70,7 +71,10 @@ impl Prepared {
         });
         let mut tls = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
-            match listener.tls.as_ref().map(tls::server_config).transpose() {
+            if let Some(acme) = listener.tls.as_ref().and_then(Tls::acme) {
+                faults.extend(of_storage(&Storage::of(acme), purpose));
+            }
+            match listener.tls.as_ref().map(|tls| tls::server_config(tls, None)).transpose() {
                 Ok(config) => tls.push(config),
                 Err(of_tls) => faults.extend(of_tls.0),
             }
@@ -236,6 +240,14 @@ fn kept(
             (limiter, Ok(KeptState { keeper: Some(keeper), keeping: Some(Arc::new(keeping)), ledger, told }))
         }
         Err(fault) => (limiter, Err(fault)),
+    }
+}
+
+/// Opens the storage of certificates for a start. A check creates nothing.
+fn of_storage(storage: &Storage, purpose: Purpose) -> Option<Fault> {
+    match purpose {
+        Purpose::Service => storage.open().err(),
+        Purpose::Check => None,
     }
 }
 

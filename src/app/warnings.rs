@@ -81,8 +81,7 @@ fn of_files(config: &Config) -> Vec<String> {
     secret.extend(config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()));
     let id_secret = config.keys.id_secret.as_ref();
     secret.extend(id_secret.and_then(|secret| secret.file.as_ref()).map(|file| file.path.as_path()));
-    let pairs =
-        config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| &tls.certificates));
+    let pairs = config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| tls.files()));
     secret.extend(pairs.map(|pair| pair.private_key.as_path()));
     let secret: BTreeSet<&Path> = secret.into_iter().collect();
     for path in &secret {
@@ -134,7 +133,9 @@ fn mount_points() -> BTreeSet<PathBuf> {
 
 fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
     let now = Timestamp::now();
-    let served = tls.iter().flatten().flat_map(|tls| &tls.certificates);
+    // bearward renews a certificate of its own before it needs a warning.
+    let of_files = tls.iter().flatten().filter(|tls| tls.acme.is_none());
+    let served = of_files.flat_map(|tls| &tls.certificates);
     let ends = served.filter_map(|served| Some((served.file.display(), served.not_after?)));
     let warnings = ends.filter_map(|(file, end)| {
         let left = end.duration_since(now);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::bom;
+use crate::config::acme::Challenge;
 use crate::config::address::Address;
 use crate::config::admin::{self, Admin};
 use crate::config::auth::Auth;
@@ -16,7 +17,7 @@ use crate::config::form::{Form, boolean, non_empty, number, off_or};
 use crate::config::group::{Group, groups};
 use crate::config::keys::{Keys, keys};
 use crate::config::limits::Limits;
-use crate::config::listener::Listener;
+use crate::config::listener::{Listener, Tls, listener};
 use crate::config::log::{Log, Metrics};
 use crate::config::quota::{AttemptQuota, Quota, rate_limits};
 use crate::config::route::Route;
@@ -39,7 +40,7 @@ section! {
         /// The file that the configuration was read from; `None` if it was parsed from text.
         source: Option<ReadFile> = not_in_files();
         /// The addresses that clients connect to.
-        listeners: Vec<Listener> = non_empty(nested()).required();
+        listeners: Vec<Listener> = non_empty(listener()).required();
         admin: Option<Admin> = admin::field();
         keys: Keys = keys().required();
         auth: Auth = nested().or_default();
@@ -156,6 +157,7 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
     if let Some(config) = &config {
         refuse_budgets_that_are_lost(&mut decoder, &root, config);
         refuse_open_doors(&mut decoder, &root, config);
+        refuse_what_needs_another_listener(&mut decoder, &root, config);
     }
     decoder.refuse_overwritten();
     match config {
@@ -198,6 +200,37 @@ fn refuse_open_doors(d: &mut Decoder<'_>, root: &Node, config: &Config) {
         "an address on loopback, a unix socket, or `trusted_proxies` with the network of the proxy"
             .to_owned(),
     );
+}
+
+/// Refuses a challenge that no listener could answer, and redirects to where nothing listens.
+fn refuse_what_needs_another_listener(d: &mut Decoder<'_>, root: &Node, config: &Config) {
+    let at = |number| {
+        let listener = root.field("listeners").and_then(|listeners| listeners.item(number));
+        listener.map_or(root.at, |node| node.at)
+    };
+    let serves_plainly = |listener: &Listener| listener.tls.is_none() && listener.door.is_none();
+    let is_asked_by_http = |tls: &Tls| tls.acme().is_some_and(|acme| acme.challenge == Challenge::Http01);
+    let http01 =
+        config.listeners.iter().position(|listener| listener.tls.as_ref().is_some_and(is_asked_by_http));
+    if let Some(number) = http01
+        && !config.listeners.iter().any(serves_plainly)
+    {
+        d.fault(at(number), "the authority asks for http-01 on port 80, and no listener is without `tls`")
+            .hint = Some(
+            "a second listener, as in {address: \"0.0.0.0:80\", redirect_to_https: true}; or tls-alpn-01"
+                .to_owned(),
+        );
+    }
+    let ends_tls = config.listeners.iter().any(|listener| listener.tls.is_some() && listener.door.is_none());
+    let is_behind_proxy = config.trusted_proxies.unix || !config.trusted_proxies.networks.is_empty();
+    let redirects = config.listeners.iter().position(|listener| listener.redirect_to_https);
+    if let Some(number) = redirects
+        && !ends_tls
+        && !is_behind_proxy
+    {
+        d.fault(at(number), "`redirect_to_https`, and no listener has `tls`").hint =
+            Some("a listener with `tls`, or `trusted_proxies` if a proxy ends TLS".to_owned());
+    }
 }
 
 #[cfg(test)]

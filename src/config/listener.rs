@@ -1,11 +1,15 @@
 //! `listeners`: addresses for clients, or for proxies that ask, with or without TLS.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ipnet::IpNet;
+
+use crate::config::acme::Acme;
 use crate::config::address::Address;
 use crate::config::decode::Decoder;
 use crate::config::door::{self, Door, Served};
-use crate::config::form::{non_empty, one_of, path, text};
+use crate::config::form::{Form, boolean, duration_of_at_least, non_empty, one_of, path, text};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::tree::Node;
 
@@ -17,16 +21,76 @@ section! {
         address: Address = text(own_address).required();
         tls: Option<Tls> = nested().optional();
         door: Option<Door> = fields_of::<Served>().then(door::door);
+        /// The networks of balancers whose connections begin with a PROXY header, of version 1 or 2. The
+        /// address in that header is the client's. A connection from these networks without the header
+        /// is closed. Left out: no connection begins with one.
+        proxy_protocol: Option<Vec<IpNet>> = proxy_networks().optional();
+        /// Whether each request to this listener without TLS is answered with a redirect (308) to https.
+        /// A request with a credential is refused with 403: its key went over the network in clear.
+        redirect_to_https: bool = boolean().or(false);
+        /// The time for which browsers are told to use only https for the host, in whole seconds
+        /// (`Strict-Transport-Security`). Left out: they are told nothing.
+        hsts: Option<Duration> = duration_of_at_least(Duration::from_secs(1), "too short a time").optional();
     }
+}
+
+/// Returns the form of a listener.
+pub(super) fn listener() -> Form<Listener> {
+    nested::<Listener>()
+        .checked(|d, node, listener| refuse_without_effect(d, node, &listener).map(|()| listener))
+}
+
+/// Refuses fields that have no effect at their listener.
+fn refuse_without_effect(d: &mut Decoder<'_>, node: &Node, listener: &Listener) -> Option<()> {
+    let Listener { address, tls, door, proxy_protocol, redirect_to_https, hsts } = listener;
+    let faults = [
+        (
+            *redirect_to_https && (tls.is_some() || door.is_some()),
+            "redirect_to_https",
+            "`redirect_to_https` is for listeners of clients without TLS",
+            "set it at the listener on port 80",
+        ),
+        (
+            hsts.is_some() && (tls.is_none() || door.is_some()),
+            "hsts",
+            "`hsts` is for listeners of clients with TLS: browsers ignore it elsewhere",
+            "set it beside `tls`",
+        ),
+        (
+            proxy_protocol.is_some() && matches!(address, Address::Unix(_)),
+            "proxy_protocol",
+            "`proxy_protocol` names networks, and the peer of a unix socket has no address",
+            "a TCP address",
+        ),
+    ];
+    let before = d.faults.len();
+    for (_, field, message, hint) in faults.into_iter().filter(|(is_fault, ..)| *is_fault) {
+        d.fault(node.position_of(field), message).hint = Some(hint.to_owned());
+    }
+    (d.faults.len() == before).then_some(())
+}
+
+/// Returns the form of the networks of balancers. Networks that together include all addresses are
+/// refused: every client could then choose the address that it seems to come from.
+fn proxy_networks() -> Form<Vec<IpNet>> {
+    non_empty(text(|d, node| d.network(node))).checked(|d, node, networks| {
+        let includes_all = IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0);
+        match includes_all {
+            true => d.hinted(
+                node.at,
+                "these networks include all addresses: every client could choose its own",
+                "the network of the balancer alone",
+            ),
+            false => Some(networks),
+        }
+    })
 }
 
 section! {
     /// TLS for clients of this listener.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct Tls in "a listener's tls" {
-        /// The certificates, at least one. A client whose server name matches none of them gets the
-        /// first.
-        certificates: Vec<CertificatePair> = fields_of::<Certificates>().then(certificates);
+        certificates: Certificates = fields_of::<WrittenCertificates>().then(certificates);
         /// The authority that must have signed the certificate of each client, PEM. Left out:
         /// clients need no certificate.
         client_ca: Option<PathBuf> = path().optional();
@@ -35,16 +99,45 @@ section! {
     }
 }
 
+/// Where a listener has its certificates from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Certificates {
+    /// From files, at least one. A client whose server name matches none of them gets the first.
+    Files(Vec<CertificatePair>),
+    /// bearward gets the certificate from an authority, and renews it.
+    Acme(Box<Acme>),
+}
+
+impl Tls {
+    /// Returns what the configuration says of a certificate that bearward gets by itself.
+    pub(crate) fn acme(&self) -> Option<&Acme> {
+        match &self.certificates {
+            Certificates::Files(_) => None,
+            Certificates::Acme(acme) => Some(acme),
+        }
+    }
+
+    /// Returns the files of the certificates that an operator provides.
+    pub(crate) fn files(&self) -> &[CertificatePair] {
+        match &self.certificates {
+            Certificates::Files(pairs) => pairs,
+            Certificates::Acme(_) => &[],
+        }
+    }
+}
+
 section! {
-    /// The certificates of a listener: either one certificate, or a list of certificates.
+    /// The certificates of a listener: one certificate, a list of certificates, or `acme`.
     #[derive(Clone, Debug)]
-    struct Certificates in "a listener's tls" {
+    struct WrittenCertificates in "a listener's tls" {
         /// The certificate chain, PEM, with the server's own certificate first.
         certificate: Option<PathBuf> = path().optional();
         /// The private key of the certificate, PEM.
         private_key: Option<PathBuf> = path().optional();
         /// Several certificates. The client's server name selects one, by default the first.
         certificates: Option<Vec<CertificatePair>> = non_empty(nested()).optional();
+        /// A certificate that bearward gets from an authority, and renews, instead of one from a file.
+        acme: Option<Acme> = nested().optional();
     }
 }
 
@@ -87,15 +180,16 @@ pub(crate) enum TlsVersion {
 
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 
-fn certificates(d: &mut Decoder<'_>, node: &Node, given: Certificates) -> Option<Vec<CertificatePair>> {
-    match (given.certificate, given.private_key, given.certificates) {
-        (Some(certificate), Some(private_key), None) => {
-            Some(vec![CertificatePair { certificate, private_key }])
+fn certificates(d: &mut Decoder<'_>, node: &Node, given: WrittenCertificates) -> Option<Certificates> {
+    match (given.certificate, given.private_key, given.certificates, given.acme) {
+        (Some(certificate), Some(private_key), None, None) => {
+            Some(Certificates::Files(vec![CertificatePair { certificate, private_key }]))
         }
-        (None, None, Some(several)) => Some(several),
+        (None, None, Some(several), None) => Some(Certificates::Files(several)),
+        (None, None, None, Some(acme)) => Some(Certificates::Acme(Box::new(acme))),
         _ => d.hinted(
             node.at,
-            "tls needs `certificate` and `private_key`, or `certificates` alone",
+            "tls needs `certificate` and `private_key`, or `certificates` alone, or `acme` alone",
             "as in {certificate: tls.crt, private_key: tls.key}",
         ),
     }

@@ -40,6 +40,7 @@ mod tests {
         let route =
             |more: &str| but("", &format!("routes: [{{name: r, paths: [/a], permission: read, {more}}}]"));
         let keys_redis = |more: &str| but(KEYS, &format!("keys: {{path: 'redis://a', redis: {{{more}}}}}"));
+        let acme = |more: &str| listener(&format!("tls: {{acme: {{domains: [a.example], {more}}}}}"));
         let shared = |more: &str| but("", &format!("shared: {{redis: 'redis://a', {more}}}"));
         vec![
             ("", but("", "unheard_of: 1")),
@@ -118,6 +119,15 @@ mod tests {
             (
                 "/properties/groups/items/properties/budgets/items",
                 but("", "groups: [{name: a, budgets: [{tokens: 1, every: day, unheard_of: 1}]}]"),
+            ),
+            ("/properties/listeners/items/properties/tls/properties/acme", acme("unheard_of: 1")),
+            (
+                "/properties/listeners/items/properties/tls/properties/acme/properties/external_account",
+                acme("external_account: {key_id: a, hmac_key: {env: X}, unheard_of: 1}"),
+            ),
+            (
+                "/properties/listeners/items/properties/tls/properties/acme/properties/external_account/properties/hmac_key",
+                acme("external_account: {key_id: a, hmac_key: {env: X, unheard_of: 1}}"),
             ),
             ("/properties/state", but("", "state: {path: a, unheard_of: 1}")),
             ("/properties/keys/properties/redis", keys_redis("unheard_of: 1")),

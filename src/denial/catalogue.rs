@@ -86,6 +86,15 @@ const CATALOGUE: &[(Code, Entry)] = &[
         },
     ),
     (
+        Code::CredentialInClear,
+        Entry {
+            meaning: "The request has a credential and came without TLS, at a listener that redirects to https. Whoever is on \
+             the way could read the credential.",
+            caller: "Ask for a new key, and send it only to https:// URLs.",
+            operator: "Rotate the key that the client has sent, and correct the client's URL.",
+        },
+    ),
+    (
         Code::RateLimitExceeded,
         Entry {
             meaning: "The key has used up a rate limit of its own, or one of the route.",
@@ -282,6 +291,14 @@ const CATALOGUE: &[(Code, Entry)] = &[
              that no key is accepted.",
             caller: "Wait as long as Retry-After says.",
             operator: "Restore the server of `keys.path`. The log and /readyz have the reason.",
+        },
+    ),
+    (
+        Code::CertificateMissing,
+        Entry {
+            meaning: "A listener waits for its first certificate from the authority. Only /readyz has this answer.",
+            caller: "Wait: bearward asks the authority again by itself.",
+            operator: "`details.certificates` and the log say why there is none yet, and what to do.",
         },
     ),
     (

@@ -43,6 +43,7 @@ codes! {
     ModelNotAllowed         "MODEL_NOT_ALLOWED"           403 7;
     UntrustedCaller         "UNTRUSTED_CALLER"            403 7;
     UnenforceableLimit      "UNENFORCEABLE_LIMIT"         403 7;
+    CredentialInClear       "CREDENTIAL_IN_CLEAR"         403 7;
     RateLimitExceeded       "RATE_LIMIT_EXCEEDED"         429 8;
     BudgetExceeded          "BUDGET_EXCEEDED"             429 8;
     ConcurrencyExceeded     "CONCURRENCY_LIMIT_EXCEEDED"  429 8;
@@ -67,6 +68,7 @@ codes! {
     Overloaded              "OVERLOADED"                  503 14;
     LimiterUnavailable      "LIMITER_UNAVAILABLE"         503 14;
     KeyStoreUnavailable     "KEY_STORE_UNAVAILABLE"       503 14;
+    CertificateMissing      "CERTIFICATE_MISSING"         503 14;
     ShuttingDown            "SHUTTING_DOWN"               503 14;
     ReloadRefused           "RELOAD_REFUSED"              422 9;
     KeyNotFound             "KEY_NOT_FOUND"               404 5;

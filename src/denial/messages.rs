@@ -367,6 +367,19 @@ impl Denial {
         )
     }
 
+    /// 403: a request without TLS has a credential, at a listener that redirects to https.
+    pub(crate) fn credential_in_clear() -> Self {
+        let message = "The API key was sent without TLS; ask for a new one, and send it to https alone";
+        Denial::new(Code::CredentialInClear, message, Value::Null).closing()
+    }
+
+    /// 503: a listener waits for its first certificate. Used only by the readiness probe. `waiting`: the
+    /// names of each certificate, and why it is not there.
+    pub(crate) fn certificate_missing(waiting: &Value) -> Self {
+        let message = "A listener waits for its first certificate";
+        Denial::new(Code::CertificateMissing, message, json!({"certificates": waiting})).retry_after(1)
+    }
+
     /// 503: the process is shutting down.
     pub(crate) fn shutting_down() -> Self {
         Denial::new(Code::ShuttingDown, "The server is shutting down", Value::Null).retry_after(1)

@@ -19,6 +19,7 @@ use crate::hooks::Hooks;
 use crate::keys::KeyHash;
 use crate::net::conn;
 use crate::net::listen::{Accepted, Stream};
+use crate::net::standing::Standing;
 use crate::proxy::{Gateway, Peer};
 use crate::upstream::pool::WorkerPool;
 
@@ -121,6 +122,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         address_value: None,
         is_tls: false,
         door: None,
+        edge: Arc::default(),
         activity: Arc::default(),
         tunnel: Arc::default(),
         over_limit: None,
@@ -132,11 +134,11 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         peer: None,
         tls: None,
         door: None,
+        edge: Arc::default(),
         permit,
-        member: None,
-        over_limit: None,
-        is_trusted: true,
+        standing: Standing { is_trusted: true, ..Standing::default() },
         activity: Arc::default(),
+        proxied: None,
     };
     let (_stop, shutdown) = watch::channel(false);
     let serving = tokio::spawn(conn::serve(accepted, peer, shutdown));

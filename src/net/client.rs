@@ -55,7 +55,15 @@ where
     }
 }
 
-async fn send_on<S, B>(stream: io::Result<S>, request: Request<B>) -> anyhow::Result<Response<Answer>>
+/// Sends a request on a connection of its own, and returns the answer.
+///
+/// # Errors
+///
+/// As [`send`].
+pub(super) async fn send_on<S, B>(
+    stream: io::Result<S>,
+    request: Request<B>,
+) -> anyhow::Result<Response<Answer>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,

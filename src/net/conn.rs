@@ -20,14 +20,17 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::authority;
 use super::http2;
 use super::linger::Returning;
 use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
 use super::service;
-use super::waits::{REFUSAL_TIME, watch_idle};
+use super::tls::ListenerTls;
+use super::waits::{FRESH_GRACE, REFUSAL_TIME, grace_is_over, watch_idle};
 use super::wire::{Refuse, Wire};
 use crate::activity::ConnectionActivity;
 use crate::config::Limits;
@@ -42,9 +45,6 @@ use crate::proxy::Peer;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The number of headers that hyper's HTTP/1 server accepts by default.
 const HYPERS_HEADER_COUNT: usize = 100;
-/// Time, after the process began to stop, in which a client that has not sent a request yet may
-/// send its first request.
-const FRESH_GRACE: Duration = Duration::from_secs(1);
 /// Time, after the process began to stop, in which a client that has sent requests before may send
 /// another request.
 const IDLE_GRACE: Duration = Duration::from_millis(300);
@@ -59,14 +59,25 @@ enum Protocol {
 /// Each stage of the connection is boxed separately, and its box is freed when the next stage
 /// begins. An idle connection therefore uses no more memory than its current stage needs.
 pub(crate) async fn serve(accepted: Accepted, peer: Peer, shutdown: watch::Receiver<bool>) {
-    let Accepted { stream, tls, permit, member, .. } = accepted;
+    let Accepted { stream, tls, permit, standing, proxied, .. } = accepted;
     let activity = peer.activity.clone();
-    let serving = match stream {
-        Stream::Unix(stream) => UnixStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
-        Stream::Tcp(stream) => TcpStream::from_std(stream).map(|stream| begin(stream, tls, peer, shutdown)),
-    };
-    let serving = async {
-        match serving?.await? {
+    let mut member = standing.member;
+    let of_client = &mut member;
+    let serving = async move {
+        let stage = match stream {
+            Stream::Unix(stream) => begin(UnixStream::from_std(stream)?, tls, peer, shutdown),
+            Stream::Tcp(stream) => match proxied {
+                None => begin(TcpStream::from_std(stream)?, tls, peer, shutdown),
+                // The future is boxed, because few connections come from a balancer.
+                Some(proxied) => {
+                    let identified = proxied.identify(TcpStream::from_std(stream)?, peer, shutdown.clone());
+                    let Some((stream, peer, counted)) = Box::pin(identified).await? else { return Ok(()) };
+                    *of_client = counted;
+                    begin(stream, tls, peer, shutdown)
+                }
+            },
+        };
+        match stage.await? {
             Some(http) => http.await,
             None => Ok(()),
         }
@@ -93,7 +104,7 @@ type Serving = Stage<()>;
 /// next stage, or to `None` if the connection has ended.
 fn begin<S>(
     stream: S,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ListenerTls>>,
     peer: Peer,
     shutdown: watch::Receiver<bool>,
 ) -> Stage<Option<Serving>>
@@ -106,7 +117,10 @@ where
     }
     match tls {
         None => Box::pin(serve_plain(stream, peer, limits, shutdown)),
-        Some(config) => Box::pin(serve_tls(stream, config, peer, limits, shutdown)),
+        Some(tls) if tls.acme.is_none() => {
+            Box::pin(serve_tls(stream, tls.config.clone(), peer, limits, shutdown))
+        }
+        Some(tls) => Box::pin(serve_by_hello(stream, tls, peer, limits, shutdown)),
     }
 }
 
@@ -146,16 +160,43 @@ where
             () = grace_is_over(shutdown.clone()) => return Ok(None),
         }
     };
-    let stream = shaken??;
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-    Ok(Some(serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)))
+    Ok(Some(serve_shaken(shaken??, peer, limits, shutdown)))
 }
 
-/// Completes `FRESH_GRACE` after the process began to stop.
-async fn grace_is_over(mut shutdown: watch::Receiver<bool>) {
-    drop(shutdown.wait_for(|stop| *stop).await);
-    tokio::time::sleep(FRESH_GRACE).await;
+/// Serves a listener that gets its certificate by itself, and whose handshakes may be those of an authority.
+async fn serve_by_hello<S>(
+    stream: S,
+    tls: Arc<ListenerTls>,
+    peer: Peer,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<Option<Serving>>
+where
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
+{
+    let shaken = {
+        let mut handshake = Box::pin(authority::accept(stream, &tls, &peer.gateway.acme));
+        tokio::select! {
+            shaken = timeout(limits.handshake_timeout, handshake.as_mut()) => shaken,
+            () = grace_is_over(shutdown.clone()) => return Ok(None),
+        }
+    };
+    Ok(shaken??.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
+}
+
+/// Serves HTTP after a handshake.
+fn serve_shaken<S>(
+    stream: TlsStream<S>,
+    peer: Peer,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> Serving
+where
+    S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
+{
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+    serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2. Returns the protocol, and the bytes

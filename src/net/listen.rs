@@ -15,21 +15,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::net::SocketFlags;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
-use super::connections_by_address::{ConnectionsByAddress, Member};
+use super::connections_by_address::ConnectionsByAddress;
 use super::inherited::Inherited;
 use super::local::Local;
-use super::tls::Swappable;
+use super::proxied::Proxied;
+use super::standing::Standing;
+use super::tls::{ListenerTls, Swappable};
 use crate::activity::ConnectionActivity;
 use crate::config::{Address, Door};
-use crate::proxy::Gateway;
+use crate::proxy::{Edge, Gateway};
 
 /// The length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: i32 = 4096;
@@ -55,6 +57,20 @@ pub(crate) struct Service {
     pub(crate) tls: Option<Swappable>,
     /// Whether other proxies ask here, and which; `None` where clients are served.
     pub(crate) door: Option<Door>,
+    pub(crate) edge: Arc<Edge>,
+    /// The networks of balancers whose connections begin with a PROXY header.
+    pub(crate) balancers: Arc<[IpNet]>,
+}
+
+impl Service {
+    /// Whether a connection from `peer` begins with a PROXY header.
+    fn expects_header(&self, peer: Option<IpAddr>) -> bool {
+        !self.balancers.is_empty()
+            && peer.is_some_and(|peer| {
+                let peer = peer.to_canonical();
+                self.balancers.iter().any(|network| network.contains(&peer))
+            })
+    }
 }
 
 /// An accepted connection that is passed to a worker.
@@ -63,21 +79,17 @@ pub(crate) struct Accepted {
     pub(crate) stream: Stream,
     /// The client's address; `None` on a unix socket.
     pub(crate) peer: Option<IpAddr>,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     /// Whether the peer is another proxy that asks, and which; `None` for a client.
     pub(crate) door: Option<Door>,
+    pub(crate) edge: Arc<Edge>,
     /// The connection's permit (`limits.connections`), released when the connection ends.
     pub(crate) permit: OwnedSemaphorePermit,
-    /// The connection's entry in the count of its address, if connections per address are limited.
-    pub(crate) member: Option<Member>,
-    /// The limit of connections per address, if the address exceeds it: every request on the
-    /// connection is then refused.
-    pub(crate) over_limit: Option<usize>,
+    pub(crate) standing: Standing,
     /// The activity of the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// Whether the client is a trusted proxy. Many clients share such a connection, so it is never
-    /// closed to make room for another one.
-    pub(crate) is_trusted: bool,
+    /// What reads the PROXY header with which the connection begins; `None` for a client's own connection.
+    pub(crate) proxied: Option<Proxied>,
 }
 
 /// The socket of an accepted connection, which no runtime polls yet.
@@ -117,6 +129,11 @@ impl Bound {
     /// Returns which proxy asks at this listener; `None` if it serves clients.
     pub(crate) fn door(&self) -> Option<Door> {
         self.service.door
+    }
+
+    /// Sets what the listener does beside serving requests.
+    pub(crate) fn set_edge(&mut self, edge: Edge) {
+        self.service.edge = Arc::new(edge);
     }
 
     /// Registers the socket with the current runtime, without TLS: for the admin listener.
@@ -170,31 +187,17 @@ pub(crate) struct Intake<A> {
 
 impl<A: Fn(Accepted)> Intake<A> {
     fn take(&self, stream: Stream, peer: Option<IpAddr>, service: &Service, permit: OwnedSemaphorePermit) {
-        let snapshot = self.gateway.snapshot.load();
-        // Connections of a trusted proxy are not counted: all of its clients have the proxy's
-        // address.
-        let (proxies, address) = (&snapshot.trusted_proxies, peer.map(|peer| peer.to_canonical()));
-        let is_trusted = match service.door {
-            Some(_) => proxies.may_ask(address),
-            None => proxies.trusts(address),
-        };
-        let counted = peer.filter(|_| !is_trusted);
-        let limit = snapshot.limits.connections_per_address.filter(|_| counted.is_some());
-        let member = counted.filter(|_| limit.is_some()).map(|peer| self.crowd.enter(peer));
-        let count = member.as_ref().map_or(0, |member| member.count);
-        let over_limit = limit.filter(|limit| count > *limit);
-        // A connection beyond the limit is accepted, and its requests are refused. A connection
-        // beyond twice the limit is closed at once, so that refusals do not use up the permits.
-        if over_limit.is_some_and(|limit| count > limit.saturating_mul(2)) {
-            return;
-        }
-        let tls = service.tls.as_ref().map(|tls| tls.load().config.clone());
         let activity = Arc::<ConnectionActivity>::default();
-        if !is_trusted {
-            self.gateway.unauthenticated.enter(peer, &activity);
-        }
-        let door = service.door;
-        (self.assign)(Accepted { stream, peer, tls, door, permit, member, over_limit, activity, is_trusted });
+        let (gateway, crowd, door) = (&self.gateway, &self.crowd, service.door);
+        // Behind a balancer, the client is known only when the worker has read the header.
+        let proxied = service.expects_header(peer).then(|| Proxied { crowd: crowd.clone() });
+        let standing = match proxied {
+            Some(_) => Some(Standing::default()),
+            None => Standing::of(peer, door, gateway, crowd, &activity),
+        };
+        let Some(standing) = standing else { return };
+        let (tls, edge) = (service.tls.as_ref().map(|tls| tls.load_full()), service.edge.clone());
+        (self.assign)(Accepted { stream, peer, tls, door, edge, permit, standing, activity, proxied });
     }
 
     /// Waits for a permit for a queued connection. Returns `None` if no permit is free but an open

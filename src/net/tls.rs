@@ -1,7 +1,8 @@
 //! TLS: certificates chosen by server name, version 1.2 and later, optional client certificates.
 //!
 //! When a listener's files change, its whole configuration is swapped. A handshake that has begun
-//! keeps the earlier configuration.
+//! keeps the earlier configuration. A listener that gets its certificate by itself has none at first: its
+//! handshakes fail, except those of the certificate authority (`net/authority.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiC
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
+use crate::acme::{self, Storage, Stored};
 use crate::config::fault::{Fault, Faults};
-use crate::config::{CertificatePair, Tls, TlsVersion};
+use crate::config::{Acme, CertificatePair, Tls, TlsVersion};
 use crate::pem;
 
 /// A listener's TLS configuration, which a reload can replace.
@@ -28,6 +30,17 @@ pub(crate) type Swappable = Arc<ArcSwap<ListenerTls>>;
 pub(crate) struct ListenerTls {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) certificates: Vec<Served>,
+    /// The name of the certificate that bearward gets by itself for the listener; `None` if it is from
+    /// files.
+    pub(crate) acme: Option<String>,
+    chosen: Arc<BySni>,
+}
+
+impl ListenerTls {
+    /// Whether the listener has no certificate yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.chosen.0.is_empty()
+    }
 }
 
 /// A certificate that a listener serves, as it is reported to operators.
@@ -38,16 +51,23 @@ pub(crate) struct Served {
     pub(crate) not_after: Option<Timestamp>,
 }
 
-/// Makes a listener's TLS configuration, or returns all faults of its files.
-pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
+/// Makes a listener's TLS configuration, or returns all faults of its files. `before`: the configuration that
+/// it replaces, whose certificates go on being served where bearward gets the next one by itself.
+pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<Arc<ListenerTls>, Faults> {
     let provider = Arc::new(provider());
     let mut faults = Vec::new();
-    let mut certificates = Vec::new();
-    for pair in &tls.certificates {
+    let (mut certificates, mut served) = (Vec::new(), Vec::new());
+    for pair in tls.files() {
         match Certificate::load(pair, &provider) {
-            Ok(certificate) => certificates.push(certificate),
+            Ok(certificate) => {
+                served.push(Served { file: pair.certificate.clone(), not_after: end_of(&certificate.leaf) });
+                certificates.push(certificate);
+            }
             Err(fault) => faults.push(fault),
         }
+    }
+    if let Some(acme) = tls.acme() {
+        (certificates, served) = stored(acme, before, &provider);
     }
     let verifier = match tls.client_ca.as_deref().map(|path| client_verifier(path, &provider)).transpose() {
         Ok(verifier) => verifier,
@@ -70,12 +90,8 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let served = tls.certificates.iter().zip(&certificates).map(|(pair, certificate)| Served {
-        file: pair.certificate.clone(),
-        not_after: end_of(&certificate.leaf),
-    });
-    let served = served.collect();
-    let mut config = builder.with_cert_resolver(Arc::new(BySni(certificates)));
+    let chosen = Arc::new(BySni(certificates));
+    let mut config = builder.with_cert_resolver(chosen.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Our order of cipher suites takes precedence over the client's.
     config.ignore_client_order = true;
@@ -84,7 +100,36 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ListenerTls>, Faults> {
     // connection gets another ticket.
     config.send_tls13_tickets = 1;
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
-    Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served }))
+    let acme = tls.acme().map(acme::name_of);
+    Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served, acme, chosen }))
+}
+
+/// Returns the certificate that bearward has got by itself: the one for all domains; until that is there, what
+/// the listener served before, or another one of the storage.
+fn stored(
+    acme: &Acme,
+    before: Option<&ListenerTls>,
+    provider: &CryptoProvider,
+) -> (Vec<Certificate>, Vec<Served>) {
+    let (storage, now) = (Storage::of(acme), Timestamp::now());
+    let own = storage.certificate(&acme::name_of(acme), &acme.domains, provider, now);
+    if own.is_none()
+        && let Some(before) = before.filter(|before| !before.is_waiting())
+    {
+        return (before.chosen.0.clone(), before.certificates.clone());
+    }
+    let Some(Stored { file, key, life }) = own.or_else(|| storage.substitute(&acme.domains, provider, now))
+    else {
+        return (Vec::new(), Vec::new());
+    };
+    let Some(leaf) = key.cert.first().cloned() else { return (Vec::new(), Vec::new()) };
+    let served = Served { file, not_after: Some(life.not_after) };
+    (vec![Certificate { key: Arc::new(key), leaf }], vec![served])
+}
+
+/// Returns the cryptography for TLS.
+pub(crate) fn crypto_provider() -> Arc<CryptoProvider> {
+    Arc::new(provider())
 }
 
 /// Returns the cipher suites of the TLS library, with AES-128 and SHA-256 moved to the front
@@ -112,7 +157,7 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
 
 /// A certificate with its private key, and the certificate's DER form (`leaf`), with which server
 /// names are compared.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Certificate {
     key: Arc<CertifiedKey>,
     leaf: CertificateDer<'static>,

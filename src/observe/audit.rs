@@ -179,6 +179,42 @@ pub(crate) fn budget_passed(writer: &LogWriter, passed: BudgetPassed<'_>) {
     });
 }
 
+/// A certificate that was got from an authority, or was not.
+#[derive(Debug, Serialize)]
+pub(crate) struct CertificateEvent<'a> {
+    /// `certificate_issued` or `certificate_failed`.
+    pub(crate) event: &'static str,
+    /// The names, with commas between them.
+    pub(crate) domains: &'a str,
+    pub(crate) directory: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'a str>,
+}
+
+/// Writes an audit line for a certificate. The line is about no request.
+pub(crate) fn certificate_event(writer: &LogWriter, of: CertificateEvent<'_>) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: String,
+        level: &'static str,
+        message: &'static str,
+        #[serde(flatten)]
+        of: CertificateEvent<'a>,
+    }
+    let line = Line { timestamp: timestamp(), level: "WARN", message: "audit", of };
+    writer.audit(&line, |line| {
+        let Line { timestamp, level, of, .. } = line;
+        let CertificateEvent { event, domains, directory, expires_at, reason } = of;
+        format!(
+            "{timestamp} {level:>5} audit {event} domains={domains} directory={directory}{}{}",
+            optional("expires_at", expires_at.as_deref()),
+            optional("reason", reason.map(shown::visible).as_deref()),
+        )
+    });
+}
+
 fn log(
     writer: &LogWriter,
     subject: Subject<'_>,

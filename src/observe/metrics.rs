@@ -3,6 +3,7 @@
 //! The caller builds a [`Scrape`]; this file only writes it as text. Labels are names of the
 //! configuration, codes, and ids of existing keys, never parts of a request.
 
+mod certificates;
 mod doors;
 mod process;
 mod queues;
@@ -27,6 +28,7 @@ use super::token_minute::OfModel;
 use super::usage::KeyLabel;
 use crate::denial::Code;
 use crate::key_store::redis::Health;
+pub(crate) use certificates::{AcmeSample, Certificate};
 use process::Process;
 pub(crate) use queues::QueueSample;
 use sheet::{Sheet, counted, counted_seconds, timed, valued};
@@ -46,6 +48,8 @@ pub(crate) struct Scrape {
     pub(crate) endpoints: Vec<EndpointSample>,
     pub(crate) queues: Vec<QueueSample>,
     pub(crate) certificates: Vec<Certificate>,
+    /// Certificates that bearward gets from authorities.
+    pub(crate) acme: Vec<AcmeSample>,
     /// Numbers of lost log lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
     /// Numbers of left-out lines about requests without a valid key, by log.
@@ -135,14 +139,6 @@ impl EndpointSample {
         let address = self.address.as_deref().map(|address| ("address", address));
         [("upstream", &*self.upstream), ("endpoint", &*self.endpoint)].into_iter().chain(address).collect()
     }
-}
-
-/// A certificate in service.
-#[derive(Clone, Debug)]
-pub(crate) struct Certificate {
-    pub(crate) listener: String,
-    pub(crate) file: String,
-    pub(crate) not_after: Timestamp,
 }
 
 impl Scrape {
@@ -403,11 +399,7 @@ impl Scrape {
             "Counts the changes that were applied since the start",
             *generation as f64,
         )?;
-        let help = "When a certificate ends, in seconds since 1970";
-        let mut family = sheet.gauge("certificate_expiry_timestamp_seconds", help)?;
-        for Certificate { listener, file, not_after } in &self.certificates {
-            valued(&mut family, &[("listener", listener), ("file", file)], seconds(*not_after))?;
-        }
+        certificates::write(sheet, &self.certificates, &self.acme)?;
         let mut family = sheet.gauge("build_info", "1; the version stands in the label")?;
         valued(&mut family, &[("version", env!("CARGO_PKG_VERSION"))], 1.0)
     }
@@ -423,6 +415,7 @@ mod tests {
     use crate::observe::reloads::Reloads;
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table has a row for each family")]
     fn every_family_is_written_and_labels_cannot_break_out() {
         let scrape = Scrape {
             tally: Tally::default(),
@@ -433,6 +426,12 @@ mod tests {
             endpoints: Vec::new(),
             queues: Vec::new(),
             certificates: Vec::new(),
+            acme: vec![AcmeSample {
+                domains: "a.example,b.example".to_owned(),
+                issued: 2,
+                failed: 3,
+                is_failing: true,
+            }],
             lost_lines: vec![("stderr".to_owned(), 7)],
             left_out_lines: [("access", 5), ("audit", 0)],
             ended_threads: vec![("log", 1)],
@@ -466,6 +465,8 @@ mod tests {
             "bearward_shared_granted_unavailable_total 9",
             "bearward_budget_used{key=\"\",group=\"team\",policy=\"group-team-tokens-month\"} 7.0",
             "bearward_state_write_failures_total 2",
+            "bearward_acme_attempts_total{domains=\"a.example,b.example\",outcome=\"failed\"} 3",
+            "bearward_acme_failing{domains=\"a.example,b.example\"} 1.0",
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_reload_stale_seconds{part=\"keys\"} 0.0",

@@ -8,6 +8,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use jiff::Timestamp;
 
+use super::edge::Edge;
+use crate::acme::Registry;
 use crate::activity::ConnectionActivity;
 use crate::activity::unauthenticated::UnauthenticatedConnections;
 use crate::clock::Clock;
@@ -47,6 +49,8 @@ pub(crate) struct Gateway {
     pub(crate) queues: Queues,
     /// Listeners at which other proxies ask, with their addresses.
     pub(crate) doors: Vec<(String, Door)>,
+    /// The certificates that bearward gets by itself.
+    pub(crate) acme: Arc<Registry>,
     /// Whether the process is ending. Answers on HTTP/1 then close their connections.
     pub(crate) is_draining: AtomicBool,
     pub(crate) clock: Clock,
@@ -97,6 +101,8 @@ pub(crate) struct Peer {
     pub(crate) is_tls: bool,
     /// Whether the peer is another proxy that asks, and which; `None` for a client.
     pub(crate) door: Option<Door>,
+    /// What the listener does beside serving requests.
+    pub(crate) edge: Arc<Edge>,
     /// The requests in service on the connection.
     pub(crate) activity: Arc<ConnectionActivity>,
     /// The tunnel on the connection, if an upgrade has ended HTTP on the connection.

@@ -22,6 +22,7 @@ use crate::forward::Forwarded;
 use crate::forward::body::ResponseBody;
 use crate::forward::unread::UnreadBody;
 use crate::gate::{self, Authentication, Facts, Preflight, Principal};
+use crate::guard::Target;
 use crate::guard::client::Client;
 use crate::limit::LimitStatus;
 use crate::model::Named;
@@ -140,6 +141,11 @@ impl RequestState {
         if let Some(route) = &self.route {
             self.record.route(&route.name, &route.upstream.name);
         }
+    }
+
+    /// Records the path of a request that is answered before a decision.
+    pub(super) fn note_target(&mut self, target: &Target) {
+        self.record.path(target.path());
     }
 
     /// Records that the request is a preflight, and returns its answer.
@@ -380,6 +386,7 @@ impl RequestState {
             limits.write_to(headers);
         }
         headers.insert(X_REQUEST_ID, self.request_id);
+        peer.edge.write_to(headers);
         write_wait(&self.times, headers);
         if let Some(cors) = self.cors {
             cors.write_to(status, headers);

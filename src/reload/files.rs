@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::part::Part;
 use super::watch::{FileSet, Stamps};
+use crate::acme::{Storage, name_of};
 use crate::config::{Config, Listener, ReadFile, StorePlace};
 
 /// The files of a configuration, and their state before they were read.
@@ -38,13 +39,16 @@ impl Baseline {
 }
 
 /// Returns the files whose content the configuration contains: its own file, upstreams' credentials,
-/// the id secret, and the password of the server that has shared limits.
+/// the id secret, the password of the server that has shared limits, and secrets of external accounts.
 fn read_with(config: &Config) -> Vec<ReadFile> {
     let credentials =
         config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()?.file.clone());
     let id_secret = config.keys.id_secret.iter().filter_map(|secret| secret.file.clone());
     let of_shared = config.shared.iter().filter_map(|shared| shared.password.as_ref()?.file.clone());
-    config.source.iter().cloned().chain(credentials).chain(id_secret).chain(of_shared).collect()
+    let acme = config.listeners.iter().filter_map(|listener| listener.tls.as_ref()?.acme());
+    let of_acme = acme.filter_map(|acme| acme.external_account.as_ref()?.hmac_key.file.clone());
+    let own = config.source.iter().cloned();
+    own.chain(credentials).chain(id_secret).chain(of_shared).chain(of_acme).collect()
 }
 
 fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf> {
@@ -74,7 +78,9 @@ fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf>
 
 pub(super) fn certificates_of(listener: &Listener) -> Vec<PathBuf> {
     let Some(tls) = &listener.tls else { return Vec::new() };
-    let pairs = tls.certificates.iter();
+    let pairs = tls.files().iter();
     let pairs = pairs.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
-    pairs.chain(tls.client_ca.clone()).collect()
+    // The file of a certificate that bearward gets by itself may not be there yet.
+    let stored = tls.acme().map(|acme| Storage::of(acme).certificate_file(&name_of(acme)));
+    pairs.chain(stored).chain(tls.client_ca.clone()).collect()
 }

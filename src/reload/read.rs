@@ -7,8 +7,9 @@ use super::current::{ASKED_SETTLE, Current, Running};
 use super::files::{Baseline, certificates_of};
 use super::part::Part;
 use super::watch::{digest_of, openable};
+use crate::acme::Storage;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Listener, StorePlace};
+use crate::config::{Config, Listener, StorePlace, Tls};
 use crate::key_cache::{KeyCache, KeySet};
 use crate::key_store::Store;
 use crate::key_store::id_secret;
@@ -127,7 +128,12 @@ impl Current {
         for (wanted, running) in listeners.iter().zip(&self.listeners) {
             let is_other = reads_certificates || wanted.tls != running.listener.tls;
             let section = wanted.tls.as_ref().filter(|_| is_other);
-            certificates.push(section.map(tls::server_config).transpose()?);
+            let before = running.swappable.as_ref().map(|tls| tls.load_full());
+            if let Some(acme) = section.and_then(Tls::acme) {
+                Storage::of(acme).open()?;
+            }
+            let made = section.map(|section| tls::server_config(section, before.as_deref()));
+            certificates.push(made.transpose()?);
         }
         let compiled = {
             let Gateway { limiter, endpoints, queues, .. } = &*self.gateway;
@@ -194,7 +200,7 @@ impl Current {
     /// Reads the listeners' certificates. Faults of one listener do not affect the others.
     fn read_certificates(&self) -> Ready {
         let (mut good, mut faults) = (Vec::new(), Vec::new());
-        for (number, Running { listener, digest, .. }) in self.listeners.iter().enumerate() {
+        for (number, Running { listener, digest, swappable }) in self.listeners.iter().enumerate() {
             let Some(section) = &listener.tls else { continue };
             let now = digest_of(&certificates_of(listener));
             // Replacing certificates by the same ones would needlessly end all TLS session
@@ -202,7 +208,8 @@ impl Current {
             if now.is_some() && now == *digest {
                 continue;
             }
-            match tls::server_config(section) {
+            let before = swappable.as_ref().map(|tls| tls.load_full());
+            match tls::server_config(section, before.as_deref()) {
                 Ok(config) => good.push((number, config, now)),
                 Err(of_listener) => faults.extend(of_listener.0),
             }
@@ -213,10 +220,12 @@ impl Current {
 
 /// Returns the listener of `config` that has the address of `running`. Returns `running` itself if
 /// no listener has this address, or if TLS would be turned on or off, or if it would serve something else.
+/// Other settings of a listener than `tls` take a restart.
 fn counterpart(running: &Listener, config: &Config) -> Listener {
     let same = config.listeners.iter().find(|listener| listener.address == running.address);
     let is_like = |listener: &&Listener| {
         listener.tls.is_some() == running.tls.is_some() && listener.door == running.door
     };
-    same.filter(is_like).unwrap_or(running).clone()
+    let tls = same.filter(is_like).unwrap_or(running).tls.clone();
+    Listener { tls, ..running.clone() }
 }

@@ -6,7 +6,10 @@ use crate::config::{Config, Listener};
 /// Returns the changed fields of a new configuration that take effect only after a restart.
 pub(super) fn needs_restart(config: &Config, started: &Config, listeners: &[Running]) -> Vec<&'static str> {
     let bound = listeners.iter().map(|running| &running.listener);
-    let what = |listener: &'_ Listener| (listener.address.clone(), listener.tls.is_some(), listener.door);
+    let what = |listener: &'_ Listener| {
+        let Listener { address, tls, door, proxy_protocol, redirect_to_https, hsts } = listener.clone();
+        (address, tls.is_some(), door, proxy_protocol, redirect_to_https, hsts)
+    };
     let (bound, wanted) = (bound.map(what), config.listeners.iter().map(what));
     let differences = [
         ("listeners", !bound.eq(wanted)),

@@ -21,6 +21,7 @@ mod configurations;
 mod cors;
 mod decisions;
 mod doors;
+mod edge;
 mod faults;
 mod forwarding;
 mod framing;

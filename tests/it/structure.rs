@@ -21,6 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["group", "route"],
     &["guard", "key_cache"],
     &["tokens"],
+    &["acme"],
     &["shared", "state"],
     &["cors", "limit", "upstream"],
     &["observe", "pem"],

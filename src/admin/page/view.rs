@@ -38,6 +38,7 @@ pub(super) struct Status {
     pub(super) queues: Vec<QueueView>,
     pub(super) doors: Vec<DoorView>,
     pub(super) certificates: Vec<Certificate>,
+    pub(super) acme: Vec<AcmeView>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
     pub(super) tokens_last_minute: Vec<TokenUse>,
@@ -141,6 +142,24 @@ pub(super) struct Certificate {
     pub(super) listener: String,
     pub(super) file: String,
     pub(super) expires_at: Timestamp,
+}
+
+/// A certificate that bearward gets from an authority.
+#[derive(Deserialize)]
+pub(super) struct AcmeView {
+    pub(super) domains: Vec<String>,
+    pub(super) directory: String,
+    pub(super) due_at: Option<Timestamp>,
+    pub(super) is_asking: bool,
+    pub(super) fault: Option<AcmeFault>,
+}
+
+/// Why the last attempt to get a certificate failed.
+#[derive(Deserialize)]
+pub(super) struct AcmeFault {
+    pub(super) message: String,
+    pub(super) advice: String,
+    pub(super) at: Timestamp,
 }
 
 #[derive(Deserialize)]

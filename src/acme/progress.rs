@@ -1,0 +1,50 @@
+//! What is known of the orders for a certificate, in a file of the storage: the order that is open, and the
+//! attempts that have failed. A process that is started again goes on from there.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// What is known of the orders for a certificate.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Progress {
+    /// The order that is open.
+    pub(super) order: Option<OpenOrder>,
+    /// Number of attempts in a row that have failed.
+    pub(super) failures: u32,
+    /// No attempt is made before this time.
+    pub(super) retry_at: Option<Timestamp>,
+    /// Why the last attempt failed, and what to do.
+    pub(super) fault: Option<KeptFault>,
+    /// When the certificate in the storage was got.
+    pub(super) got_at: Option<Timestamp>,
+    /// Number of certificates in a row that were renewed in haste.
+    pub(super) hasty: u32,
+    /// Whether the authority has refused to note which certificate an order replaces (RFC 9773, section 5).
+    pub(super) omits_replaces: bool,
+}
+
+/// An order that is open at the authority.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenOrder {
+    pub(super) url: String,
+    /// The private key of the certificate that was ordered, PEM.
+    pub(super) key: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for OpenOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenOrder").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptFault {
+    pub(super) message: String,
+    pub(super) advice: String,
+    pub(super) at: Timestamp,
+}

@@ -1,0 +1,272 @@
+//! The directory of accounts and certificates (`acme.storage`).
+//!
+//! | entry | content |
+//! |---|---|
+//! | `certificates/NAME.pem` | a certificate chain, and its private key behind it |
+//! | `accounts/DIGEST.json` | an account at an authority, with its private key |
+//! | `orders/NAME.json` | the order that is open, and the attempts that have failed |
+//! | `challenges/DIGEST` | what the authority is told when it asks |
+//! | `locks/NAME` | who orders now |
+//!
+//! Invariants: each file is complete whenever it has its name; only its owner can read it.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::certificate::Life;
+use super::challenges::Question;
+use super::progress::Progress;
+use crate::config::fault::Fault;
+use crate::config::{Acme, CertificatePair};
+use crate::digest::{Sha256, sha256};
+use crate::pem;
+use crate::regular_file;
+
+const CERTIFICATES: &str = "certificates";
+const ACCOUNTS: &str = "accounts";
+const ORDERS: &str = "orders";
+const CHALLENGES: &str = "challenges";
+const LOCKS: &str = "locks";
+const DIRECTORIES: [&str; 5] = [CERTIFICATES, ACCOUNTS, ORDERS, CHALLENGES, LOCKS];
+/// Number of bytes of a digest in the name of a file.
+const DIGEST_BYTES: usize = 8;
+/// Age after which what a process has left is removed.
+const LONGEST_USE: Duration = Duration::from_secs(3600);
+/// The beginning of the names of files that are not complete yet.
+const TEMPORARY: &str = ".bearward-";
+
+/// The directory of accounts and certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Storage(PathBuf);
+
+/// A certificate of the storage that can be used.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) file: PathBuf,
+    pub(crate) key: CertifiedKey,
+    pub(crate) life: Life,
+}
+
+/// Returns the name of a certificate: its first domain, and a digest of the directory and of all domains. A
+/// certificate for other domains, or of another authority, has another name.
+pub(crate) fn name_of(acme: &Acme) -> String {
+    let mut domains: Vec<&String> = acme.domains.iter().collect();
+    domains.sort_unstable();
+    let mut digest = Sha256::new();
+    for part in std::iter::once(&acme.directory).chain(domains) {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let first = acme.domains.first().map(String::as_str).unwrap_or_default();
+    format!("{first}-{}", hex(&digest.finish()))
+}
+
+impl Storage {
+    /// Returns the storage of a certificate. Nothing is created yet.
+    pub(crate) fn of(acme: &Acme) -> Self {
+        Storage(acme.storage.clone())
+    }
+
+    /// Creates the directory, with mode 0700, and the directories in it.
+    ///
+    /// # Errors
+    ///
+    /// A directory can't be created, or nothing can be written to it.
+    pub(crate) fn open(&self) -> Result<(), Fault> {
+        let fault = |error: io::Error| {
+            let message = format!("the storage of certificates can't be used: {error}");
+            Fault::of_file(&self.0, message).hint("a directory that bearward may write to, as `acme.storage`")
+        };
+        let make = |path: &Path| match DirBuilder::new().mode(0o700).create(path) {
+            Err(_) if path.is_dir() => Ok(()),
+            made => made,
+        };
+        match make(&self.0) {
+            // The parent, too, as for `/var/lib/bearward/acme` on a new machine.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parent = self.0.parent().ok_or(error).and_then(make);
+                parent.and_then(|()| make(&self.0)).map_err(fault)?;
+            }
+            made => made.map_err(fault)?,
+        }
+        self.close_to_others();
+        for directory in DIRECTORIES {
+            make(&self.0.join(directory)).map_err(fault)?;
+        }
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(self.0.join(ORDERS)).map(drop).map_err(fault)
+    }
+
+    /// Lets nobody but the owner into the directory, if it is this user's. The directory of a mounted volume
+    /// may belong to another user; the files in it can be read by their owner alone nevertheless.
+    fn close_to_others(&self) {
+        let Ok(found) = fs::metadata(&self.0) else { return };
+        if found.mode() & 0o077 != 0 && found.uid() == rustix::process::geteuid().as_raw() {
+            let _stays_open = fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700));
+        }
+    }
+
+    /// Returns the file of the certificate with this name.
+    pub(crate) fn certificate_file(&self, name: &str) -> PathBuf {
+        self.0.join(CERTIFICATES).join(format!("{name}.pem"))
+    }
+
+    /// Returns the certificate with this name, if it is there, is valid, and is for all `domains`.
+    pub(crate) fn certificate(
+        &self,
+        name: &str,
+        domains: &[String],
+        provider: &CryptoProvider,
+        now: Timestamp,
+    ) -> Option<Stored> {
+        let stored = load(self.certificate_file(name), provider)?;
+        (stored.life.covers(domains) == domains.len() && stored.life.is_valid(now)).then_some(stored)
+    }
+
+    /// Returns the certificate to be served until the one for all `domains` is there: the one that is for most
+    /// of them, as after a domain was added.
+    pub(crate) fn substitute(
+        &self,
+        domains: &[String],
+        provider: &CryptoProvider,
+        now: Timestamp,
+    ) -> Option<Stored> {
+        let entries = fs::read_dir(self.0.join(CERTIFICATES)).ok()?;
+        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "pem"));
+        let stored = files.filter_map(|file| load(file, provider));
+        let usable = stored.filter(|stored| stored.life.is_valid(now) && stored.life.covers(domains) > 0);
+        usable.max_by_key(|stored| (stored.life.covers(domains), stored.life.not_after))
+    }
+
+    /// Replaces the certificate with this name. `chain` and `key`: PEM.
+    pub(super) fn write_certificate(&self, name: &str, chain: &str, key: &str) -> io::Result<()> {
+        let content = Zeroizing::new(format!("{}\n{key}", chain.trim_end()));
+        write(&self.certificate_file(name), content.as_bytes())
+    }
+
+    /// Whether the certificate with this name has this private key, PEM.
+    pub(super) fn holds_key(&self, name: &str, key: &str) -> bool {
+        let text = regular_file::read_text(&self.certificate_file(name));
+        text.is_ok_and(|text| memchr::memmem::find(text.as_bytes(), key.trim().as_bytes()).is_some())
+    }
+
+    pub(super) fn progress(&self, name: &str) -> Progress {
+        self.read(&self.order_file(name)).unwrap_or_default()
+    }
+
+    pub(super) fn write_progress(&self, name: &str, progress: &Progress) -> io::Result<()> {
+        self.write_json(&self.order_file(name), progress)
+    }
+
+    fn order_file(&self, name: &str) -> PathBuf {
+        self.0.join(ORDERS).join(format!("{name}.json"))
+    }
+
+    /// Returns the file of the account at an authority.
+    pub(super) fn account_file(&self, acme: &Acme) -> PathBuf {
+        let external = acme.external_account.as_ref().map(|external| external.key_id.as_str());
+        let digest = sha256(format!("{}\0{}", acme.directory, external.unwrap_or_default()));
+        self.0.join(ACCOUNTS).join(format!("{}.json", hex(&digest)))
+    }
+
+    pub(super) fn lock_file(&self, name: &str) -> PathBuf {
+        self.0.join(LOCKS).join(name)
+    }
+
+    /// Keeps the answer to a question of the authority, for all processes with this storage.
+    pub(super) fn publish(&self, question: &Question, answer: &str) -> io::Result<()> {
+        write(&self.challenge_file(question), answer.as_bytes())
+    }
+
+    /// Returns the answer to a question of the authority.
+    pub(super) fn published(&self, question: &Question) -> Option<String> {
+        regular_file::read_text(&self.challenge_file(question)).ok().map(|text| text.to_string())
+    }
+
+    pub(super) fn withdraw(&self, question: &Question) {
+        let _was_not_there = fs::remove_file(self.challenge_file(question));
+    }
+
+    fn challenge_file(&self, question: &Question) -> PathBuf {
+        self.0.join(CHALLENGES).join(hex(&sha256(question.text())))
+    }
+
+    /// Removes what processes that were killed have left: files that are not complete, and old answers.
+    pub(super) fn clean(&self) {
+        for directory in DIRECTORIES {
+            let Ok(entries) = fs::read_dir(self.0.join(directory)) else { continue };
+            for entry in entries.filter_map(Result::ok) {
+                let is_left =
+                    directory == CHALLENGES || entry.file_name().to_string_lossy().starts_with(TEMPORARY);
+                let modified = entry.metadata().and_then(|found| found.modified());
+                let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+                if is_left && age.is_some_and(|age| age > LONGEST_USE) {
+                    let _gone_already = fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
+    /// Reads a file of JSON; `None` if it is not there, or can't be understood.
+    pub(super) fn read<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        let text = regular_file::read_text(path).ok()?;
+        match serde_json::from_str(&text) {
+            Ok(content) => Some(content),
+            Err(_) => {
+                tracing::warn!(file = %path.display(), "the file can't be understood, and counts as missing");
+                None
+            }
+        }
+    }
+
+    pub(super) fn write_json(&self, path: &Path, content: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(content).map(Zeroizing::new)?;
+        write(path, &text)
+    }
+}
+
+/// Loads a certificate with its key; `None` if the file is not there, or is of no use.
+fn load(file: PathBuf, provider: &CryptoProvider) -> Option<Stored> {
+    let pair = CertificatePair { certificate: file.clone(), private_key: file.clone() };
+    if !file.exists() {
+        return None;
+    }
+    match pem::certified_key(&pair, provider) {
+        Ok(key) => {
+            let life = Life::of(key.cert.first()?)?;
+            Some(Stored { file, key, life })
+        }
+        Err(fault) => {
+            tracing::warn!(file = %file.display(), why = fault.message, "a stored certificate is of no use");
+            None
+        }
+    }
+}
+
+/// Writes a file so that a reader finds the whole old one or the whole new one, also after a loss of power.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
+    // Its mode is 0600 from the beginning.
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
+    file.write_all(content)?;
+    file.as_file().sync_data()?;
+    file.persist(path)?;
+    match fs::File::open(directory)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,79 @@
+//! Connections of a balancer that begin with a PROXY header (`listeners[].proxy_protocol`). The client is
+//! known, and counted, only when the header has been read.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connections_by_address::{ConnectionsByAddress, Member};
+use super::proxy_header::{self, Stated};
+use super::standing::Standing;
+use super::waits::grace_is_over;
+use crate::forward::headers::address_value;
+use crate::proxy::Peer;
+
+/// A connection of a balancer whose header has not been read yet.
+#[derive(Debug)]
+pub(crate) struct Proxied {
+    pub(super) crowd: Arc<ConnectionsByAddress>,
+}
+
+impl Proxied {
+    /// Reads the header, and makes `peer` the client that it states. Returns the connection, its client, and
+    /// the connection's entry in the count of the client's address; `None` if the process stops.
+    ///
+    /// # Errors
+    ///
+    /// There is no header, or not in time; or the client has too many connections. The connection is then
+    /// closed.
+    pub(super) async fn identify(
+        self,
+        mut stream: TcpStream,
+        mut peer: Peer,
+        shutdown: watch::Receiver<bool>,
+    ) -> io::Result<Option<(TcpStream, Peer, Option<Member>)>> {
+        let patience = peer.gateway.snapshot.load().limits.header_timeout;
+        let stated = tokio::select! {
+            stated = timeout(patience, proxy_header::read(&mut stream)) => stated,
+            () = grace_is_over(shutdown) => return Ok(None),
+        };
+        let stated = match stated.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stated) => stated,
+            Err(error) => {
+                report(&peer, &error);
+                return Err(error);
+            }
+        };
+        if let Stated::Client(client) = stated {
+            let client = client.to_canonical();
+            peer.address = Some(client);
+            peer.address_value = address_value(client);
+        }
+        let standing = Standing::of(peer.address, peer.door, &peer.gateway, &self.crowd, &peer.activity);
+        let Some(Standing { is_trusted, member, over_limit }) = standing else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        if is_trusted {
+            peer.activity.unauthenticated_use.note_authenticated();
+        }
+        (peer.is_trusted, peer.over_limit) = (is_trusted, over_limit);
+        Ok(Some((stream, peer, member)))
+    }
+}
+
+/// Tells the operator about a connection without a header: most likely, the balancer does not send any. A
+/// balancer that connects and leaves, as for a health check, is not told of.
+fn report(peer: &Peer, error: &io::Error) {
+    if error.kind() == io::ErrorKind::UnexpectedEof || !peer.edge.may_report() {
+        return;
+    }
+    let balancer = peer.address.map(|address| address.to_string()).unwrap_or_default();
+    tracing::warn!(
+        balancer,
+        %error,
+        "a connection from a network of `proxy_protocol` was closed: does the balancer send PROXY headers?"
+    );
+}

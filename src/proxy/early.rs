@@ -1,0 +1,109 @@
+//! Answers to requests without TLS before their keys are looked at: to a certificate authority, and redirects
+//! to https.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+
+use super::known::Known;
+use super::state::{Handled, RequestState};
+use crate::acme::HTTP_PATH;
+use crate::denial::Denial;
+use crate::folding::folded;
+use crate::forward::headers::KEY_HEADERS;
+use crate::gate;
+use crate::guard::{self, Target};
+use crate::snapshot::Snapshot;
+
+/// Names of parameters in which API clients send keys (RFC 6750, section 2.3, and others like it).
+const KEY_PARAMETERS: [&str; 4] = ["access_token", "api_key", "api-key", "apikey"];
+
+/// Whether a request may have an answer before its key is looked at: one to a certificate authority, or a
+/// redirect.
+pub(super) fn may_answer(known: Known<'_>) -> bool {
+    !known.peer.is_tls
+        && (known.peer.edge.redirects_to.is_some() || known.peer.gateway.acme.are_asked_by_http())
+}
+
+/// Answers a request to which [`may_answer`] applies; `None` if it is served like any other.
+///
+/// # Errors
+///
+/// A request that would be redirected is ambiguous, or has a credential.
+pub(super) async fn answer(
+    known: Known<'_>,
+    state: &mut RequestState,
+    parts: &Parts,
+) -> Result<Option<Handled>, Denial> {
+    if let Some(answer) = to_authority(known, parts).await {
+        return Ok(Some(Handled::Own(answer)));
+    }
+    let Some(port) = known.peer.edge.redirects_to.filter(|_| !came_over_tls(known, &parts.headers)) else {
+        return Ok(None);
+    };
+    // As for any other request: what is ambiguous is redirected nowhere.
+    let target = guard::check(parts, &state.snapshot.limits, true)?;
+    state.note_target(&target);
+    if carries_credential(parts, &state.snapshot) {
+        return Err(Denial::credential_in_clear());
+    }
+    Ok(Some(Handled::Own(redirect(&target, port))))
+}
+
+/// Answers the request of a certificate authority (RFC 8555, section 8.3). A token that nobody here has asked
+/// for is none of ours: an upstream may have asked.
+async fn to_authority(known: Known<'_>, parts: &Parts) -> Option<Response<Bytes>> {
+    let token = parts.uri.path().strip_prefix(HTTP_PATH)?;
+    if parts.method != Method::GET && parts.method != Method::HEAD {
+        return None;
+    }
+    let answer = known.peer.gateway.acme.http_answer(token).await?;
+    let mut response = Response::new(Bytes::from(answer));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
+}
+
+/// Whether a trusted proxy says that the client has sent the request over TLS.
+fn came_over_tls(known: Known<'_>, headers: &HeaderMap) -> bool {
+    const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    let mut values = headers.get_all(X_FORWARDED_PROTO).iter().peekable();
+    known.client.via_trusted
+        && values.peek().is_some()
+        && values.all(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+/// Whether a request has a credential, in any place where clients put one.
+fn carries_credential(parts: &Parts, snapshot: &Snapshot) -> bool {
+    let is_key = |name: &HeaderName| {
+        let folded = folded(name);
+        KEY_HEADERS.contains(&folded.as_str()) || snapshot.secret_headers.contains(&folded)
+    };
+    let in_header =
+        parts.headers.iter().any(|(name, value)| is_key(name) && !value.as_bytes().trim_ascii().is_empty());
+    let mut parameters = parts.uri.query().unwrap_or_default().split(['&', ';']);
+    let in_query = parameters.any(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        !value.is_empty() && KEY_PARAMETERS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    });
+    in_header || in_query || gate::has_key_in_protocols(&parts.headers)
+}
+
+/// Makes the redirect to https (RFC 9110, section 15.4.9). A Host without a port most likely means that the
+/// standard ports are forwarded here, so https has its standard port as well.
+fn redirect(target: &Target, port: u16) -> Response<Bytes> {
+    let has_port = target.authority.as_ref().is_some_and(|authority| authority.len() > target.host().len());
+    let port = if has_port && port != 443 { format!(":{port}") } else { String::new() };
+    let location = format!("https://{}{port}{}", target.host(), target.path_and_query);
+    let mut response = Response::new(Bytes::new());
+    match HeaderValue::try_from(location) {
+        Ok(location) if !target.host().is_empty() => {
+            *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+            response.headers_mut().insert(LOCATION, location);
+            response
+        }
+        // A client of HTTP/1.0 may name no host: nobody knows where to send it.
+        _ => Denial::bad_request("The request names no host").into_http(),
+    }
+}

@@ -1,0 +1,45 @@
+//! What a listener does beside serving requests: its settings for browsers and balancers.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
+
+/// Shortest time between two reports of connections that began without a PROXY header.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What a listener does beside serving requests.
+#[derive(Debug, Default)]
+pub(crate) struct Edge {
+    /// The value of `Strict-Transport-Security` in each answer (RFC 6797, section 6.1).
+    hsts: Option<HeaderValue>,
+    /// The port to which requests are redirected whose Host has a port; `None` if they are served.
+    pub(crate) redirects_to: Option<u16>,
+    /// When a connection without a PROXY header was last reported.
+    reported: Mutex<Option<Instant>>,
+}
+
+impl Edge {
+    /// Makes what a listener does. `redirects_to`: the port of https, if the listener redirects.
+    pub(crate) fn new(hsts: Option<Duration>, redirects_to: Option<u16>) -> Self {
+        let hsts = hsts.and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
+        Edge { hsts, redirects_to, ..Edge::default() }
+    }
+
+    /// Writes what browsers are told of this listener into the headers of an answer.
+    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
+        if let Some(hsts) = &self.hsts {
+            headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+    }
+
+    /// Whether a fault may be reported now. Returns `true` at most once in [`REPORT_INTERVAL`].
+    pub(crate) fn may_report(&self) -> bool {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
+        if may {
+            *reported = Some(Instant::now());
+        }
+        may
+    }
+}
