@@ -1,5 +1,5 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors simulate-leases soak fuzz fuzz-llhttp clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-acme simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
@@ -10,6 +10,7 @@ CARGO_DEB_VERSION := 3.8.0
 HOST = $(shell rustc --print host-tuple)
 # Envoy's messages. The package has old ones of OpenTelemetry as well, so it has a directory of its own.
 XDS_PROTOS_VERSION := 1.85.0
+STREAM_MODULE := /usr/lib/nginx/modules/ngx_stream_module.so
 TOOLS := target/tools
 VENV := .venv
 NODE := tests/.cache/node
@@ -46,9 +47,12 @@ e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp se
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
 	$(VENV)/bin/python -m pytest -q tests/e2e
 
+# Pebble is a certificate authority; nginx passes TCP connections on by a module of its own.
 e2e-setup: $(VENV)/.ready $(NODE)/.ready
-	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy chromium:chromium redis-server:redis-server; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
+	@for tool in curl:curl prometheus:prometheus systemd-analyze:systemd nginx:nginx-light haproxy:haproxy pebble:pebble chromium:chromium redis-server:redis-server; do command -v $${tool%:*} >/dev/null || (echo "installing $${tool#*:} …" \
 		&& (apt-get install -y $${tool#*:} || (apt-get update && apt-get install -y $${tool#*:}))); done
+	@test -e $(STREAM_MODULE) || (echo "installing libnginx-mod-stream …" \
+		&& (apt-get install -y libnginx-mod-stream || (apt-get update && apt-get install -y libnginx-mod-stream)))
 
 $(VENV)/.ready: tests/e2e/requirements.txt
 	@echo "installing the packages of the end-to-end tests into $(VENV) …"
@@ -88,6 +92,10 @@ measure-doors: e2e-setup ## Delay and CPU time where nginx, Caddy, Traefik and E
 	$(CARGO) build --profile e2e
 	$(CARGO) build --profile e2e --quiet --example pace
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_doors.py --rounds $(or $(ROUNDS),5)
+
+measure-acme: e2e-setup ## Five renewals of certificates under load, and 50 kills of an order, with Pebble; some seven minutes
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_acme.py
 
 simulate-leases: e2e-setup ## Simulate replicas that share a limit, in virtual time on a real Redis (docs/scaling.md)
 	$(VENV)/bin/python bench/leases.py

@@ -10,6 +10,7 @@
 //! storage from which the next one goes on.
 
 mod account;
+mod answers;
 mod certificate;
 mod challenges;
 mod fault;
@@ -23,9 +24,11 @@ mod renewer;
 mod schedule;
 mod storage;
 mod tending;
+mod tools;
 
+pub(crate) use certificate::Life;
 pub(crate) use challenges::{ALPN, HTTP_PATH};
 pub(crate) use registry::{Registry, Shown, ShownFault};
 pub(crate) use renewer::Renewer;
 pub(crate) use storage::{Storage, Stored, name_of};
-pub(crate) use tending::{Connected, Tools};
+pub(crate) use tools::{Connected, Tools};

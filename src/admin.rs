@@ -153,7 +153,8 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let timeouts = WireTimeouts { header: HEADER_TIMEOUT, idle: IDLE_TIMEOUT, client_stall: IDLE_TIMEOUT };
-    let refuse = conn::refusals(visitor.admin.observer.clone(), visitor.peer, Limits::default());
+    let refuse =
+        conn::refusals(visitor.admin.observer.clone(), visitor.peer, Arc::default(), Limits::default());
     let wire = Wire::new(stream, Bytes::new(), activity.clone(), timeouts).refusing(refuse);
     let visitor = Arc::new(visitor);
     let serving = server::serve(wire, move |request: Request<IncomingBody>| {

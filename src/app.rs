@@ -240,7 +240,7 @@ impl App {
         if let Some(keeper) = keeper {
             start_keeper(keeper, gateway.observers.logs().clone())?;
         }
-        start_tasks(&gateway);
+        start_tasks(&gateway)?;
         if let Some(bound) = admin {
             let admin = admin::state::Admin::new(gateway.clone(), reload.clone(), listener, certificates);
             threads.spawn_task("admin", admin::serve(bound, admin));
@@ -287,16 +287,16 @@ impl App {
 }
 
 /// Lets the thread start that gets certificates, as soon as one is wanted.
-fn start_acme(gateway: &Arc<Gateway>) {
+fn start_acme(gateway: &Arc<Gateway>) -> io::Result<()> {
     let logs = gateway.observers.logs().clone();
     let sharing = gateway.sharing.clone();
     let of_server = move || sharing.as_ref().map(|sharing| sharing.settings());
     let (clock, logs_of_thread) = (gateway.clock.clone(), logs.clone());
     let tools = Tools::new(clock, https::connect, Box::new(of_server), logs_of_thread, crypto_provider());
     let renewer = Renewer::new(gateway.acme.clone(), tools);
-    gateway
-        .acme
-        .start_with(move || logs.threads.clone().spawn(Duty::Acme, "acme", move || renewer.run()).map(drop));
+    gateway.acme.start_with(move |runtime| {
+        logs.threads.clone().spawn(Duty::Acme, "acme", move || renewer.run(&runtime)).map(drop)
+    })
 }
 
 /// Starts the thread that writes what survives a restart.
@@ -324,14 +324,15 @@ async fn leave(gateway: &Gateway) {
 }
 
 /// Starts the tasks that run until the process ends, except the admin listener, and what gets certificates.
-fn start_tasks(gateway: &Arc<Gateway>) {
-    start_acme(gateway);
+fn start_tasks(gateway: &Arc<Gateway>) -> io::Result<()> {
+    start_acme(gateway)?;
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
     threads.spawn_task("health checks", checks::run(gateway.clone()));
     threads.spawn_task("lookups", lookups::run(gateway.clone()));
     threads.spawn_task("departures", departures::run(gateway.clone()));
     threads.spawn_task("left-out lines", async move { logs.keep_reporting_left_out().await });
+    Ok(())
 }
 
 /// Waits until the server should stop, or can't continue. Returns the reason if it can't continue.

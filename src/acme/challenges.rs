@@ -10,6 +10,9 @@ pub(crate) const HTTP_PATH: &str = "/.well-known/acme-challenge/";
 /// The protocol of handshakes of an authority (RFC 8737, section 6.2).
 pub(crate) const ALPN: &[u8] = b"acme-tls/1";
 
+/// Time for which what is known of other processes' answers holds.
+pub(super) const FRESH: Duration = Duration::from_millis(200);
+
 /// Longest token that is looked for. Authorities send 43 characters.
 const LONGEST_TOKEN: usize = 256;
 /// Longest name that is looked for.
@@ -40,6 +43,11 @@ impl Question {
     pub(super) fn of_name(name: &str) -> Option<Self> {
         let is_sound = (1..=LONGEST_NAME).contains(&name.len()) && crate::host_pattern::is_name(name);
         is_sound.then(|| Question::Tls(name.to_ascii_lowercase()))
+    }
+
+    /// Whether this is a handshake for the domain.
+    pub(super) fn is_for(&self, domain: &str) -> bool {
+        matches!(self, Question::Tls(name) if name == domain)
     }
 
     /// Returns the question as text, by which replicas know it.

@@ -29,8 +29,8 @@ pub(super) struct Failure {
 pub(super) enum Cause {
     /// The authority does not know the account.
     UnknownAccount,
-    /// The authority does not note which certificate an order replaces.
-    Replaces,
+    /// Another process has the lock now.
+    TakenOver,
     Other,
 }
 
@@ -48,7 +48,20 @@ impl Failure {
     /// Makes the failure of a file of the storage.
     pub(super) fn of_storage(error: &io::Error) -> Self {
         let advice = "make `acme.storage` a directory that bearward may write to; is the disk full?";
-        Failure::new(format!("the storage can't be written: {error}"), advice)
+        Failure::here(format!("the storage can't be written: {error}"), advice)
+    }
+
+    /// Makes a failure of this machine: nobody was asked.
+    pub(super) fn here(message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Failure { kind: Kind::Here, ..Failure::new(message, advice) }
+    }
+
+    /// Makes the failure of a process whose lock another one has taken. It is noted nowhere.
+    pub(super) fn taken_over() -> Self {
+        Failure {
+            cause: Cause::TakenOver,
+            ..Failure::new("another process has taken over the order", "nothing")
+        }
     }
 
     /// Makes the failure of a step. `asked`: the time that the authority asks to wait.
@@ -72,6 +85,17 @@ impl Failure {
         Failure { retry_after: asked, ..failure }
     }
 
+    /// Whether a problem means that the authority knows a resource no more.
+    pub(super) fn is_gone(problem: &Problem) -> bool {
+        let name = problem.r#type.as_deref().and_then(|name| name.strip_prefix(URN));
+        problem.status == Some(404) || matches!(name, Some("malformed" | "unauthorized"))
+    }
+
+    /// Whether a problem means that the authority was asked too often.
+    pub(super) fn is_rate_limit(problem: &Problem) -> bool {
+        problem.r#type.as_deref().and_then(|name| name.strip_prefix(URN)) == Some("rateLimited")
+    }
+
     /// Makes the failure of what the authority has answered.
     pub(super) fn of_problem(doing: &str, problem: &Problem) -> Self {
         let kind_name = problem.r#type.as_deref().unwrap_or_default();
@@ -82,12 +106,8 @@ impl Failure {
         }
         let what = if name.is_empty() { String::new() } else { format!(" ({})", shown(name)) };
         let failure = Failure::new(format!("{doing}: {}{what}", shown(&text)), advice(name));
-        let kind = if name == "rateLimited" { Kind::RateLimited } else { Kind::Other };
-        let cause = match name {
-            "accountDoesNotExist" => Cause::UnknownAccount,
-            "alreadyReplaced" => Cause::Replaces,
-            _ => Cause::Other,
-        };
+        let kind = if Failure::is_rate_limit(problem) { Kind::RateLimited } else { Kind::Other };
+        let cause = if name == "accountDoesNotExist" { Cause::UnknownAccount } else { Cause::Other };
         Failure { kind, cause, ..failure }
     }
 }

@@ -9,11 +9,14 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::storage::TEMPORARY;
 use crate::random_id::random_id;
 use crate::regular_file;
 
@@ -51,11 +54,13 @@ impl Lock {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => {}
+            // A file system without such locks: the time counts alone.
+            Err(TryLockError::Error(error)) if is_unsupported(&error) => {}
             Err(TryLockError::WouldBlock) => {
                 // The holder lives. If it has not renewed its lock, it is stopped, or hangs. One that has
                 // written nothing yet has just begun.
                 return match holder(path) {
-                    Some(holder) if now > over(&holder) => Lock::replace(path, now),
+                    Some(holder) if !is_held(&holder, now) => Lock::replace(path, now),
                     _ => Ok(None),
                 };
             }
@@ -65,10 +70,9 @@ impl Lock {
         if !is_at(&file, path) {
             return Ok(None);
         }
-        let machine = machine();
         if let Some(holder) = holder(path)
-            && holder.machine != machine
-            && now <= over(&holder)
+            && holder.machine != machine()
+            && is_held(&holder, now)
         {
             return Ok(None);
         }
@@ -78,11 +82,11 @@ impl Lock {
     /// Takes the place of a holder that is stopped: with a file of its own, so that the other's lock in the
     /// kernel holds for nothing any more.
     fn replace(path: &Path, now: Timestamp) -> io::Result<Option<Self>> {
-        let new = path.with_extension(format!("new-{}", random_id()));
+        let new = path.with_file_name(format!("{TEMPORARY}{}", random_id()));
         let file = open(&new)?;
         let held = file.try_lock().map_err(io::Error::from).and_then(|()| Lock::hold(file, path, now));
         // A process that took it at the same time has renewed it by now.
-        let is_free = holder(path).is_some_and(|holder| now > over(&holder));
+        let is_free = holder(path).is_some_and(|holder| !is_held(&holder, now));
         match held {
             Ok(lock) if is_free => {
                 fs::rename(&new, path)?;
@@ -119,12 +123,14 @@ impl Lock {
 
     fn write(&self, now: Timestamp) -> io::Result<()> {
         let until = now.checked_add(LIFE).unwrap_or(now);
-        let holder = Holder { owner: self.owner.clone(), machine: machine(), until };
+        let holder = Holder { owner: self.owner.clone(), machine: machine().to_owned(), until };
         let mut text = serde_json::to_vec(&holder)?;
         text.write_all(b"\n")?;
         // Its length is always the same, or nearly so: what an earlier holder wrote is cut off afterwards.
         self.file.write_all_at(&text, 0)?;
-        self.file.set_len(text.len() as u64)
+        self.file.set_len(text.len() as u64)?;
+        // So that other machines see it, on a file system that is shared.
+        self.file.sync_data()
     }
 }
 
@@ -137,8 +143,17 @@ impl Drop for Lock {
     }
 }
 
-fn over(holder: &Holder) -> Timestamp {
-    holder.until.checked_add(SKEW).unwrap_or(holder.until)
+/// Whether a lock has not ended. An end that no holder can have written is none: a clock was wrong.
+fn is_held(holder: &Holder, now: Timestamp) -> bool {
+    let left = holder.until.duration_since(now);
+    left >= -SKEW && left <= LIFE + SKEW
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+        || [Errno::NOLCK, Errno::NOTSUP]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn holder(path: &Path) -> Option<Holder> {
@@ -159,10 +174,12 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Returns the id of this machine's start (random(4), `boot_id`).
-fn machine() -> String {
-    let id = procfs::sys::kernel::random::boot_id();
-    id.unwrap_or_default()
+/// Returns the id of this machine's start (random(4), `boot_id`). Where it can't be read, this process counts as
+/// a machine of its own.
+fn machine() -> &'static str {
+    static MACHINE: LazyLock<String> =
+        LazyLock::new(|| procfs::sys::kernel::random::boot_id().unwrap_or_else(|_| random_id()));
+    &MACHINE
 }
 
 #[cfg(test)]
@@ -211,12 +228,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         // Its kernel has ended the lock.
-        write(&path, &machine(), at(30));
+        write(&path, machine(), at(30));
         assert!(Lock::take(&path, at(1)).unwrap().is_some());
         // Of another machine, only the time is known.
         write(&path, "of another machine", at(30));
         assert!(Lock::take(&path, at(35)).unwrap().is_none());
         assert!(Lock::take(&path, at(36)).unwrap().is_some());
+        // A clock that was wrong by days holds up nobody for days.
+        write(&path, "of another machine", at(200_000));
+        assert!(Lock::take(&path, at(0)).unwrap().is_some());
         // What is not understood holds nothing.
         for left in ["", "{", "nonsense"] {
             fs::write(&path, left).unwrap();

@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
-    NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationHandle, AuthorizationStatus, CertificateIdentifier, ChallengeHandle,
+    ChallengeStatus, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::certificate::Life;
@@ -26,23 +24,29 @@ const VALIDATION: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(250))
     .backoff(1.5)
     .timeout(Duration::from_secs(120));
+/// Greatest number of attempts that go on with the same order.
+const MOST_ATTEMPTS: u32 = 5;
+/// How far in the future a certificate may begin: clocks differ.
+const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
-/// What an order needs from outside.
+/// What makes an answer to an authority known to all who may be asked.
 pub(super) trait Answers {
-    /// Makes the answer to a question known to all who may be asked.
     async fn publish(&self, question: Question, answer: &str) -> Result<(), Failure>;
+
+    /// Waits until all who may be asked know what was published.
+    async fn settle(&self);
 }
 
-/// An order for a certificate.
+/// One order for a certificate.
 pub(super) struct Ordering<'o, A> {
     pub(super) acme: &'o Acme,
     pub(super) name: &'o str,
     pub(super) storage: &'o Storage,
     pub(super) account: &'o Account,
     pub(super) answers: &'o A,
-    pub(super) provider: &'o CryptoProvider,
-    /// The certificate that is replaced.
-    pub(super) replaced: Option<CertificateDer<'static>>,
+    /// The certificate that is replaced, and its life.
+    pub(super) replaced: Option<(CertificateDer<'static>, Life)>,
+    pub(super) now: Timestamp,
 }
 
 /// A certificate that was issued.
@@ -57,8 +61,8 @@ impl<A: Answers> Ordering<'_, A> {
     /// Gets a certificate. `progress` is written whenever it changes.
     pub(super) async fn run(&self, progress: &mut Progress) -> Result<Issued, Failure> {
         let (mut order, key) = self.open(progress).await?;
-        self.validate(&mut order).await?;
-        if matches!(order.state().status, OrderStatus::Pending | OrderStatus::Ready) {
+        if order.state().status == OrderStatus::Pending {
+            self.validate(&mut order).await?;
             self.await_ready(&mut order).await?;
         }
         if order.state().status == OrderStatus::Ready {
@@ -69,33 +73,42 @@ impl<A: Answers> Ordering<'_, A> {
         let chain = order.poll_certificate(&VALIDATION).await;
         let chain = chain
             .map_err(|error| Failure::of("the authority did not issue the certificate", &error, None))?;
-        let life = self.check(&chain, &key)?;
-        Ok(Issued { chain, key, life })
+        match self.check(&chain) {
+            Ok(life) => Ok(Issued { chain, key, life }),
+            Err(failure) => {
+                // The same order would only give the same certificate.
+                progress.order = None;
+                self.write(progress)?;
+                Err(failure)
+            }
+        }
     }
 
-    /// Returns the order that an earlier process has left open, or a new one, with its private key.
+    /// Returns the order that an earlier attempt has left open, or a new one, with its private key.
     async fn open(&self, progress: &mut Progress) -> Result<(Order, Zeroizing<String>), Failure> {
-        if let Some(OpenOrder { url, key }) = progress.order.clone() {
-            match self.account.order(url).await {
+        if let Some(open) = progress.order.take()
+            && open.attempts < MOST_ATTEMPTS
+        {
+            match self.account.order(open.url.clone()).await {
                 Ok(mut order) => {
                     if order.state().status != OrderStatus::Invalid {
+                        let key = open.key.clone();
+                        progress.order = Some(OpenOrder { attempts: open.attempts + 1, ..open });
+                        self.write(progress)?;
                         return Ok((order, key));
                     }
                 }
-                // The authority knows it no more.
-                Err(Error::Api(_)) => {}
+                Err(Error::Api(problem)) if Failure::is_gone(&problem) => {}
                 Err(error) => return Err(Failure::of("the open order can't be read", &error, None)),
             }
-            progress.order = None;
         }
-        let key = KeyPair::generate().map_err(|error| {
-            Failure::new(format!("no private key could be made: {error}"), "is there randomness?")
-        })?;
+        let key = KeyPair::generate()
+            .map_err(|error| Failure::here(format!("no private key could be made: {error}"), "report it"))?;
         let key = Zeroizing::new(key.serialize_pem());
         // Whoever can't note an order would order again and again.
         self.write(progress)?;
         let order = self.place(progress).await?;
-        progress.order = Some(OpenOrder { url: order.url().to_owned(), key: key.clone() });
+        progress.order = Some(OpenOrder { url: order.url().to_owned(), key: key.clone(), attempts: 1 });
         self.write(progress)?;
         Ok((order, key))
     }
@@ -105,31 +118,32 @@ impl<A: Answers> Ordering<'_, A> {
         let plain = || NewOrder::new(&identifiers);
         let failed = |error: Error| Failure::of("the authority refused the order", &error, None);
         let replaced = self.replaced.as_ref().filter(|_| !progress.omits_replaces);
-        let replaced = replaced.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok());
+        let replaced = replaced.and_then(|(leaf, _)| CertificateIdentifier::try_from(leaf).ok());
         let Some(replaced) = replaced else { return self.account.new_order(&plain()).await.map_err(failed) };
         match self.account.new_order(&plain().replaces(replaced)).await {
             Err(Error::Unsupported(_)) => self.account.new_order(&plain()).await.map_err(failed),
-            Err(error @ Error::Other(_)) => {
-                // The authority may have taken the order, and not what it replaces. The next attempt does
-                // without that.
+            // The certificate may be of another account. What is wrong beside that is refused again.
+            Err(Error::Api(problem)) if !Failure::is_rate_limit(&problem) => {
+                self.account.new_order(&plain()).await.map_err(failed)
+            }
+            Err(error) if error.to_string().starts_with("replaces field mismatch") => {
+                // The authority has taken the order, whose URL is lost, and no note of the certificate.
                 progress.omits_replaces = true;
+                self.write(progress)?;
                 Err(failed(error))
             }
             ordered => ordered.map_err(failed),
         }
     }
 
-    fn write(&self, progress: &Progress) -> Result<(), Failure> {
+    fn write(&self, progress: &mut Progress) -> Result<(), Failure> {
+        progress.noted_at = Some(self.now);
         self.storage.write_progress(self.name, progress).map_err(|error| Failure::of_storage(&error))
     }
 
     /// Makes the answers to the authority's questions known, and tells it that they are.
     async fn validate(&self, order: &mut Order) -> Result<(), Failure> {
         let failed = |error: Error| Failure::of("the authority's questions can't be read", &error, None);
-        let wanted = match self.acme.challenge {
-            Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
-            Challenge::Http01 => ChallengeType::Http01,
-        };
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization.map_err(failed)?;
@@ -137,15 +151,7 @@ impl<A: Answers> Ordering<'_, A> {
                 continue;
             }
             let domain = shown(&authorization.identifier().to_string());
-            let Some(mut challenge) = authorization.challenge(wanted.clone()) else {
-                let name = self.acme.challenge.name();
-                let message = format!("the authority does not offer {name} for {domain}");
-                return Err(Failure::new(message, "choose the other `acme.challenge`"));
-            };
-            if challenge.status != ChallengeStatus::Pending {
-                // An earlier process has told the authority; the answer is still known.
-                continue;
-            }
+            let challenge = self.challenge(&mut authorization, &domain)?;
             let question = match self.acme.challenge {
                 Challenge::TlsAlpn01 => Question::of_name(&domain),
                 Challenge::Http01 => Question::of_token(&challenge.token),
@@ -154,19 +160,48 @@ impl<A: Answers> Ordering<'_, A> {
                 let message = format!("the authority asks about {domain} in no way that can be answered");
                 return Err(Failure::new(message, "check `acme.directory`"));
             };
+            // Also if an earlier attempt has told the authority: its answers were withdrawn.
             self.answers.publish(question, challenge.key_authorization().as_str()).await?;
-            challenge
-                .set_ready()
-                .await
-                .map_err(|error| Failure::of(&format!("{domain} was not validated"), &error, None))?;
+        }
+        self.answers.settle().await;
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(failed)?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let domain = shown(&authorization.identifier().to_string());
+            let mut challenge = self.challenge(&mut authorization, &domain)?;
+            if challenge.status == ChallengeStatus::Pending {
+                let told = challenge.set_ready().await;
+                told.map_err(|error| Failure::of(&format!("{domain} was not validated"), &error, None))?;
+            }
         }
         Ok(())
     }
 
+    /// Returns the challenge of the configured kind.
+    fn challenge<'a>(
+        &self,
+        authorization: &'a mut AuthorizationHandle<'a>,
+        domain: &str,
+    ) -> Result<ChallengeHandle<'a>, Failure> {
+        let wanted = match self.acme.challenge {
+            Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            Challenge::Http01 => ChallengeType::Http01,
+        };
+        authorization.challenge(wanted).ok_or_else(|| {
+            let message = format!("the authority does not offer {} for {domain}", self.acme.challenge.name());
+            Failure::new(message, "choose the other `acme.challenge`")
+        })
+    }
+
     async fn await_ready(&self, order: &mut Order) -> Result<(), Failure> {
         match order.poll_ready(&VALIDATION).await {
-            Ok(OrderStatus::Invalid) | Err(Error::Api(_)) => Err(self.refusal(order).await),
+            Ok(OrderStatus::Invalid) => Err(self.refusal(order).await),
             Ok(_) => Ok(()),
+            // The order itself has failed, or only the question for it.
+            Err(Error::Api(_)) if order.state().error.is_some() => Err(self.refusal(order).await),
             Err(error) => Err(Failure::of("the names were not validated", &error, None)),
         }
     }
@@ -191,27 +226,27 @@ impl<A: Answers> Ordering<'_, A> {
         }
     }
 
-    /// Checks what was issued: no certificate may take the place of one in service that is of less use.
-    fn check(&self, chain: &str, key: &str) -> Result<Life, Failure> {
+    /// Checks that what was issued is of more use than what is in service. That it belongs to the key is
+    /// checked when it is written.
+    fn check(&self, chain: &str) -> Result<Life, Failure> {
         let refused = |why: &str| {
             let message = format!("the authority has issued a certificate that {why}");
-            Failure::new(message, "check `acme.directory`")
+            Err(Failure::new(message, "check `acme.directory`, and the clocks of both machines"))
         };
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-        let certificates = certificates.map_err(|_| refused("can't be read"))?;
-        let leaf = certificates.first().ok_or_else(|| refused("is not there"))?;
-        let life = Life::of(leaf).ok_or_else(|| refused("can't be read"))?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| refused("has no key"))?;
-        let key = self.provider.key_provider.load_private_key(key).map_err(|_| refused("has no key"))?;
-        let matches = CertifiedKey::new(certificates.clone(), key).keys_match();
-        matches.map_err(|_| refused("is not for the key"))?;
-        if life.covers(&self.acme.domains) < self.acme.domains.len() {
-            return Err(refused("is not for all names"));
+        let leaf = CertificateDer::from_pem_slice(chain.as_bytes());
+        let Some(life) = leaf.ok().and_then(|leaf| Life::of(&leaf)) else { return refused("can't be read") };
+        let latest_begin = self.now.checked_add(SKEW).unwrap_or(self.now);
+        match () {
+            () if life.covers(&self.acme.domains) < self.acme.domains.len() => {
+                refused("is not for all names")
+            }
+            () if !life.is_valid(self.now) => refused("has ended already"),
+            () if life.not_before > latest_begin => refused("begins in the future"),
+            () if self.replaced.as_ref().is_some_and(|(_, old)| life.not_after < old.not_after) => {
+                refused("ends before the one that it replaces")
+            }
+            () => Ok(life),
         }
-        if !life.is_valid(Timestamp::now()) {
-            return Err(refused("has ended already"));
-        }
-        Ok(life)
     }
 }
 

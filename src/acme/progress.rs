@@ -15,14 +15,18 @@ pub(super) struct Progress {
     pub(super) failures: u32,
     /// No attempt is made before this time.
     pub(super) retry_at: Option<Timestamp>,
+    /// Whether the authority has asked for that pause.
+    pub(super) is_asked_to_wait: bool,
     /// Why the last attempt failed, and what to do.
     pub(super) fault: Option<KeptFault>,
     /// When the certificate in the storage was got.
     pub(super) got_at: Option<Timestamp>,
     /// Number of certificates in a row that were renewed in haste.
     pub(super) hasty: u32,
-    /// Whether the authority has refused to note which certificate an order replaces (RFC 9773, section 5).
+    /// Whether the authority takes no note of which certificate an order replaces (RFC 9773, section 5).
     pub(super) omits_replaces: bool,
+    /// When this was written.
+    pub(super) noted_at: Option<Timestamp>,
 }
 
 /// An order that is open at the authority.
@@ -32,6 +36,9 @@ pub(super) struct OpenOrder {
     pub(super) url: String,
     /// The private key of the certificate that was ordered, PEM.
     pub(super) key: Zeroizing<String>,
+    /// Number of attempts that went on with the order.
+    #[serde(default)]
+    pub(super) attempts: u32,
 }
 
 impl std::fmt::Debug for OpenOrder {

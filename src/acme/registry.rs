@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
 
 use super::challenges::{Line, Question, Waiting};
@@ -30,7 +31,7 @@ pub(crate) struct Registry {
 }
 
 /// Starts the thread that gets certificates.
-type Starter = Box<dyn FnOnce() -> io::Result<()> + Send>;
+type Starter = Box<dyn FnOnce(Runtime) -> io::Result<()> + Send>;
 
 /// A certificate that is wanted.
 #[derive(Debug)]
@@ -135,23 +136,32 @@ impl Registry {
         self.is_asked_by_http.store(wanted.iter().any(by_http), Ordering::Relaxed);
         self.wanted.store(Arc::new(wanted));
         self.changed.notify_one();
-        self.start();
+        if let Err(error) = self.start() {
+            tracing::error!(%error, "the thread that gets certificates can't be started");
+        }
     }
 
     /// Sets how the thread is started, and starts it as soon as a certificate is wanted.
-    pub(crate) fn start_with(&self, starter: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    ///
+    /// # Errors
+    ///
+    /// A certificate is wanted now, and the thread can't be started.
+    pub(crate) fn start_with(
+        &self,
+        starter: impl FnOnce(Runtime) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
         *self.starter.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(starter));
-        self.start();
+        self.start()
     }
 
-    fn start(&self) {
-        if self.wanted.load().is_empty() {
-            return;
+    fn start(&self) -> io::Result<()> {
+        let mut waiting = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.wanted.load().is_empty() || waiting.is_none() {
+            return Ok(());
         }
-        let starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(error)) = starter.map(|starter| starter()) {
-            tracing::error!(%error, "the thread that gets certificates can't be started");
-        }
+        // What most likely fails comes first: the next reload then tries again.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        waiting.take().map_or(Ok(()), |starter| starter(runtime))
     }
 
     pub(super) fn wanted(&self) -> Arc<Vec<Arc<Managed>>> {
@@ -175,7 +185,14 @@ impl Registry {
 
     /// Returns the key authorization for a handshake of an authority; `None` if none is expected for `name`.
     pub(crate) async fn tls_answer(&self, name: &str) -> Option<String> {
-        self.line.ask(Question::of_name(name)?).await
+        let question = Question::of_name(name)?;
+        let is_ours =
+            |managed: &Arc<Managed>| managed.acme.load().domains.iter().any(|own| question.is_for(own));
+        // The thread is not asked about what nobody has ordered.
+        if !self.wanted.load().iter().any(is_ours) {
+            return None;
+        }
+        self.line.ask(question).await
     }
 
     /// Returns all certificates that are wanted.

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::sleep;
 
 use super::challenges::Waiting;
 use super::registry::{Managed, Registry};
 use super::storage::Storage;
-use super::tending::{Tending, Tools};
+use super::tending::Tending;
+use super::tools::Tools;
 use crate::thread_supervisor::Ended;
 
 /// Pause after a panic.
@@ -34,11 +36,8 @@ impl Renewer {
     }
 
     /// Works until the process ends.
-    pub(crate) fn run(self) -> Ended {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime {
-            LocalSet::new().block_on(&runtime, self.work());
-        }
+    pub(crate) fn run(self, runtime: &Runtime) -> Ended {
+        LocalSet::new().block_on(runtime, self.work());
         Ended::Early
     }
 
@@ -95,10 +94,14 @@ async fn tend(tools: Rc<Tools>, managed: Arc<Managed>) {
 async fn answer(registry: Arc<Registry>, tools: Rc<Tools>, waiting: Waiting) {
     let Waiting { question, reply } = waiting;
     let wanted = registry.wanted();
-    let stored = wanted.iter().find_map(|managed| Storage::of(&managed.acme.load()).published(&question));
-    let answer = match stored {
-        Some(answer) => Some(answer),
-        None => tools.fleet.published(&question).await,
+    let in_storage = || {
+        let storages = wanted.iter().map(|managed| Storage::of(&managed.acme.load()));
+        tools.answers.stored(storages, &question)
+    };
+    let answer = match tools.answers.own(&question) {
+        Some(own) => Some(own),
+        // A process that was killed may have left another answer in this storage.
+        None => tools.fleet.published(&question).await.or_else(in_storage),
     };
     let _client_left = reply.send(answer.filter(|answer| is_key_authorization(answer)));
 }

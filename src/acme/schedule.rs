@@ -18,6 +18,8 @@ const PAUSES: [SignedDuration; 5] = [
     SignedDuration::from_mins(20),
     SignedDuration::from_mins(60),
 ];
+/// Pause after a failure of this machine.
+const OF_MACHINE: SignedDuration = SignedDuration::from_secs(30);
 /// The longest pause, to which the last of [`PAUSES`] doubles.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(12);
 /// Pause after an authority has said that it was asked too often, without saying how long.
@@ -38,6 +40,8 @@ const LONGEST_HASTE: SignedDuration = SignedDuration::from_hours(24);
 pub(super) enum Kind {
     /// The authority was asked too often.
     RateLimited,
+    /// Nobody was asked: something is wrong on this machine.
+    Here,
     Other,
 }
 
@@ -55,6 +59,7 @@ pub(super) fn pause(failures: u32, kind: Kind, asked: Option<Duration>, chance: 
     };
     let own = match kind {
         Kind::RateLimited => own.max(RATE_LIMITED),
+        Kind::Here => OF_MACHINE,
         Kind::Other => own,
     };
     let asked = asked.and_then(|asked| SignedDuration::try_from(asked).ok()).unwrap_or_default();
@@ -67,11 +72,21 @@ pub(super) fn renewal(life: &Life) -> Timestamp {
     life.not_before.checked_add(life.length().saturating_mul(2) / 3).unwrap_or(life.not_after)
 }
 
+/// Returns the time after a start for which an authority is not asked about a certificate that is there.
+pub(super) fn first_question(life: &Life) -> SignedDuration {
+    (life.length() / 10).clamp(SignedDuration::from_mins(1), SignedDuration::from_hours(1))
+}
+
 /// Returns the time in the window that an authority suggests for a renewal (RFC 9773, section 4.2). `chance`,
 /// from 0 to 1, is the same for all replicas, and each time that it is asked for.
 pub(super) fn suggested(start: Timestamp, end: Timestamp, chance: f64) -> Timestamp {
     let window = end.duration_since(start).max(SignedDuration::ZERO);
     start.checked_add(share(window, chance)).unwrap_or(start)
+}
+
+/// Returns the earliest time of an attempt after one that failed at `failed`.
+pub(super) fn after_failure(failed: Timestamp) -> Timestamp {
+    failed.checked_add(LEAST_INTERVAL).unwrap_or(failed)
 }
 
 /// Returns the earliest time of the next order after a certificate that was got at `got`. `hasty`: number of
@@ -118,6 +133,7 @@ mod tests {
         assert_eq!(secs(Kind::Other, None), 10);
         assert_eq!(secs(Kind::Other, Some(5)), 10);
         assert_eq!(secs(Kind::Other, Some(100)), 100);
+        assert_eq!(secs(Kind::Here, None), 30);
         assert_eq!(secs(Kind::RateLimited, None), 3600);
         assert_eq!(secs(Kind::RateLimited, Some(7200)), 7200);
         assert_eq!(secs(Kind::Other, Some(u64::MAX)), 10);

@@ -42,8 +42,14 @@ const DIRECTORIES: [&str; 5] = [CERTIFICATES, ACCOUNTS, ORDERS, CHALLENGES, LOCK
 const DIGEST_BYTES: usize = 8;
 /// Age after which what a process has left is removed.
 const LONGEST_USE: Duration = Duration::from_secs(3600);
+/// Age after which an answer to an authority counts no more: its order has ended.
+const LONGEST_ANSWER: Duration = Duration::from_secs(600);
+/// Greatest number of answers that are read.
+const MOST_ANSWERS: usize = 1000;
+/// Longest beginning of a name that is a domain, so that the name of each file has room.
+const LONGEST_PREFIX: usize = 100;
 /// The beginning of the names of files that are not complete yet.
-const TEMPORARY: &str = ".bearward-";
+pub(super) const TEMPORARY: &str = ".bearward-";
 
 /// The directory of accounts and certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,17 +63,18 @@ pub(crate) struct Stored {
     pub(crate) life: Life,
 }
 
-/// Returns the name of a certificate: its first domain, and a digest of the directory and of all domains. A
-/// certificate for other domains, or of another authority, has another name.
+/// Returns the name of a certificate: one of its domains, and a digest of the directory and of all domains. A
+/// certificate for other domains, or of another authority, has another name; the order of the domains does not
+/// matter.
 pub(crate) fn name_of(acme: &Acme) -> String {
     let mut domains: Vec<&String> = acme.domains.iter().collect();
     domains.sort_unstable();
     let mut digest = Sha256::new();
+    let first: String = domains.first().map_or("", |first| first).chars().take(LONGEST_PREFIX).collect();
     for part in std::iter::once(&acme.directory).chain(domains) {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }
-    let first = acme.domains.first().map(String::as_str).unwrap_or_default();
     format!("{first}-{}", hex(&digest.finish()))
 }
 
@@ -81,7 +88,7 @@ impl Storage {
     ///
     /// # Errors
     ///
-    /// A directory can't be created, or nothing can be written to it.
+    /// A directory can't be created, nothing can be written to it, or it has other files as well.
     pub(crate) fn open(&self) -> Result<(), Fault> {
         let fault = |error: io::Error| {
             let message = format!("the storage of certificates can't be used: {error}");
@@ -99,7 +106,7 @@ impl Storage {
             }
             made => made.map_err(fault)?,
         }
-        self.close_to_others();
+        self.close_to_others()?;
         for directory in DIRECTORIES {
             make(&self.0.join(directory)).map_err(fault)?;
         }
@@ -108,10 +115,32 @@ impl Storage {
 
     /// Lets nobody but the owner into the directory, if it is this user's. The directory of a mounted volume
     /// may belong to another user; the files in it can be read by their owner alone nevertheless.
-    fn close_to_others(&self) {
-        let Ok(found) = fs::metadata(&self.0) else { return };
-        if found.mode() & 0o077 != 0 && found.uid() == rustix::process::geteuid().as_raw() {
+    fn close_to_others(&self) -> Result<(), Fault> {
+        self.check()?;
+        if let Ok(found) = fs::metadata(&self.0)
+            && found.mode() & 0o077 != 0
+            && found.uid() == rustix::process::geteuid().as_raw()
+        {
             let _stays_open = fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700));
+        }
+        Ok(())
+    }
+
+    /// Checks that the directory has no other files, if it is there. It may be `/var/lib`, which nobody could
+    /// enter any more once it is closed to others.
+    ///
+    /// # Errors
+    ///
+    /// The directory has other files.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
+        let is_foreign = |name: &str| !DIRECTORIES.contains(&name) && name != "lost+found";
+        match entries.map(|entry| entry.file_name()).any(|name| is_foreign(&name.to_string_lossy())) {
+            true => {
+                let fault = Fault::of_file(&self.0, "the storage of certificates has other files in it");
+                Err(fault.hint("a directory of its own, as `acme.storage`"))
+            }
+            false => Ok(()),
         }
     }
 
@@ -148,10 +177,18 @@ impl Storage {
         usable.max_by_key(|stored| (stored.life.covers(domains), stored.life.not_after))
     }
 
-    /// Replaces the certificate with this name. `chain` and `key`: PEM.
-    pub(super) fn write_certificate(&self, name: &str, chain: &str, key: &str) -> io::Result<()> {
+    /// Replaces the certificate with this name. `chain` and `key`: PEM. What could not be loaded again, as
+    /// [`Self::certificate`] does, replaces nothing.
+    pub(super) fn write_certificate(
+        &self,
+        name: &str,
+        (chain, key): (&str, &str),
+        provider: &CryptoProvider,
+    ) -> io::Result<()> {
         let content = Zeroizing::new(format!("{}\n{key}", chain.trim_end()));
-        write(&self.certificate_file(name), content.as_bytes())
+        write_if(&self.certificate_file(name), content.as_bytes(), |written| {
+            load(written.to_owned(), provider).is_some_and(|stored| stored.key.keys_match().is_ok())
+        })
     }
 
     /// Whether the certificate with this name has this private key, PEM.
@@ -179,6 +216,12 @@ impl Storage {
         self.0.join(ACCOUNTS).join(format!("{}.json", hex(&digest)))
     }
 
+    /// Returns the file of the lock of whoever makes the account.
+    pub(super) fn account_lock_file(&self, acme: &Acme) -> PathBuf {
+        let file = self.account_file(acme);
+        self.0.join(LOCKS).join(file.file_stem().unwrap_or_default())
+    }
+
     pub(super) fn lock_file(&self, name: &str) -> PathBuf {
         self.0.join(LOCKS).join(name)
     }
@@ -188,17 +231,29 @@ impl Storage {
         write(&self.challenge_file(question), answer.as_bytes())
     }
 
-    /// Returns the answer to a question of the authority.
-    pub(super) fn published(&self, question: &Question) -> Option<String> {
-        regular_file::read_text(&self.challenge_file(question)).ok().map(|text| text.to_string())
+    /// Returns all answers that processes have put here of late, with the digests of their questions.
+    pub(super) fn published(&self) -> Vec<(String, String)> {
+        let entries = fs::read_dir(self.0.join(CHALLENGES)).into_iter().flatten().filter_map(Result::ok);
+        let answers = entries.take(MOST_ANSWERS).filter_map(|entry| {
+            let modified = entry.metadata().ok()?.modified().ok()?;
+            // An age that can't be told, since the clock was set back, is none.
+            let is_old = modified.elapsed().is_ok_and(|age| age > LONGEST_ANSWER);
+            let answer = regular_file::read_text(&entry.path()).ok().filter(|_| !is_old)?;
+            Some((entry.file_name().into_string().ok()?, answer.to_string()))
+        });
+        answers.collect()
     }
 
-    pub(super) fn withdraw(&self, question: &Question) {
-        let _was_not_there = fs::remove_file(self.challenge_file(question));
+    /// Removes an answer, unless another process has put its own there meanwhile.
+    pub(super) fn withdraw(&self, question: &Question, answer: &str) {
+        let file = self.challenge_file(question);
+        if regular_file::read_text(&file).is_ok_and(|text| *text == answer) {
+            let _gone_already = fs::remove_file(file);
+        }
     }
 
     fn challenge_file(&self, question: &Question) -> PathBuf {
-        self.0.join(CHALLENGES).join(hex(&sha256(question.text())))
+        self.0.join(CHALLENGES).join(digest_of(question))
     }
 
     /// Removes what processes that were killed have left: files that are not complete, and old answers.
@@ -253,13 +308,26 @@ fn load(file: PathBuf, provider: &CryptoProvider) -> Option<Stored> {
     }
 }
 
-/// Writes a file so that a reader finds the whole old one or the whole new one, also after a loss of power.
+/// Returns the digest by which a question is known in the storage.
+pub(super) fn digest_of(question: &Question) -> String {
+    hex(&sha256(question.text()))
+}
+
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_if(path, content, |_| true)
+}
+
+/// Writes a file so that a reader finds the whole old one or the whole new one, also after a loss of power.
+/// `is_sound`: whether the new one, at a place of its own, may replace the old one.
+fn write_if(path: &Path, content: &[u8], is_sound: impl FnOnce(&Path) -> bool) -> io::Result<()> {
     let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
     // Its mode is 0600 from the beginning.
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
     file.write_all(content)?;
     file.as_file().sync_data()?;
+    if !is_sound(file.path()) {
+        return Err(ErrorKind::InvalidData.into());
+    }
     file.persist(path)?;
     match fs::File::open(directory)?.sync_all() {
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),

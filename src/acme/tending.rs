@@ -1,32 +1,30 @@
 //! What one process does for one certificate: it waits until the certificate is due, takes the lock, orders,
 //! and notes the outcome.
 
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use instant_acme::{CertificateIdentifier, HttpClient};
+use instant_acme::{Account, CertificateIdentifier, HttpClient};
 use jiff::{SignedDuration, Timestamp};
-use rustls::crypto::CryptoProvider;
 use tokio::time::{sleep, timeout};
 
 use super::account;
 use super::fault::{Cause, Failure};
-use super::fleet::{Fleet, FleetLock, OfServer, Taken};
+use super::fleet::{FleetLock, Taken};
 use super::lock::{Lock, RENEWAL};
 use super::order::{Issued, Ordering};
 use super::progress::{KeptFault, Progress};
 use super::publisher::Publisher;
 use super::registry::Managed;
-use super::schedule;
+use super::schedule::{self, Kind};
 use super::storage::{Storage, Stored};
-use crate::clock::Clock;
+use super::tools::{Connected, Tools};
 use crate::config::Acme;
-use crate::config::fault::Faults;
 use crate::digest::sha256;
-use crate::observe::Logs;
 use crate::observe::audit::{CertificateEvent, certificate_event};
 
 /// Longest time of an attempt. What has not been done then goes on with the next one.
@@ -40,42 +38,9 @@ const LOCKED: Duration = Duration::from_millis(500);
 const RENEWAL_INFO: SignedDuration = SignedDuration::from_hours(6);
 /// Longest time for which a note of an earlier process holds up an order: its clock may have been wrong.
 const LONGEST_NOTED: SignedDuration = SignedDuration::from_hours(72);
-/// Number of failures in a row after which a process that is started again waits like any other. Before, it
-/// asks at once: most likely its operator has mended something.
+/// Number of failures in a row after which a process that was started again, or has new settings, waits like any
+/// other. Before, it asks at once.
 const FREE_STARTS: u32 = 3;
-
-/// An HTTP client for an authority, and what that has said of the next attempt.
-pub(crate) struct Connected {
-    /// Makes a client.
-    pub(crate) http: Box<dyn Fn() -> Box<dyn HttpClient>>,
-    /// Returns the time to wait that the authority has asked for, in its last answer.
-    pub(crate) retry_after: Box<dyn Fn() -> Option<Duration>>,
-}
-
-/// Makes the HTTP client for an authority, or returns the faults of the files that it needs.
-type Connect = fn(&Acme) -> Result<Connected, Faults>;
-
-/// What the thread works with.
-pub(crate) struct Tools {
-    clock: Clock,
-    connect: Connect,
-    pub(super) fleet: Fleet,
-    logs: Logs,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Tools {
-    /// `of_server`: returns the server that replicas share, if there is one.
-    pub(crate) fn new(
-        clock: Clock,
-        connect: Connect,
-        of_server: OfServer,
-        logs: Logs,
-        provider: Arc<CryptoProvider>,
-    ) -> Self {
-        Tools { clock, connect, fleet: Fleet::new(of_server), logs, provider }
-    }
-}
 
 /// What is to be done for a certificate.
 enum Plan {
@@ -110,7 +75,9 @@ pub(super) struct Tending {
     managed: Arc<Managed>,
     acme: Arc<Acme>,
     storage: Storage,
-    /// Whether this process has not ended an attempt yet.
+    /// When an operator has last had a say: the start of this process, or a change of the settings.
+    told_at: Timestamp,
+    /// Whether this process has made no attempt since then.
     is_first: bool,
     /// When the authority is asked for renewal information again.
     next_info: Option<Timestamp>,
@@ -122,15 +89,18 @@ pub(super) struct Tending {
 impl Tending {
     pub(super) fn new(tools: Rc<Tools>, managed: Arc<Managed>) -> Self {
         let acme = managed.acme.load_full();
-        let storage = Storage::of(&acme);
+        let (storage, told_at) = (Storage::of(&acme), tools.clock.wall());
         let (next_info, suggested, unwritten) = (None, None, None);
-        Tending { tools, managed, acme, storage, is_first: true, next_info, suggested, unwritten }
+        Tending { tools, managed, acme, storage, told_at, is_first: true, next_info, suggested, unwritten }
     }
 
     /// Gets the certificate, and renews it, without an end.
     pub(super) async fn run(mut self) {
         loop {
-            self.acme = self.managed.acme.load_full();
+            let acme = self.managed.acme.load_full();
+            if *acme != *self.acme {
+                (self.acme, self.told_at, self.is_first) = (acme, self.now(), true);
+            }
             let pause = match self.plan().await {
                 Plan::Wait(until) => {
                     let left = Duration::try_from(until.duration_since(self.now())).unwrap_or_default();
@@ -156,7 +126,11 @@ impl Tending {
     }
 
     fn progress(&self) -> Progress {
-        self.unwritten.clone().unwrap_or_else(|| self.storage.progress(&self.managed.name))
+        let stored = self.storage.progress(&self.managed.name);
+        match &self.unwritten {
+            Some(unwritten) if unwritten.noted_at > stored.noted_at => unwritten.clone(),
+            _ => stored,
+        }
     }
 
     /// Decides what is to be done now.
@@ -167,40 +141,57 @@ impl Tending {
             self.ask_for_renewal_info(stored).await;
             let of_life = schedule::renewal(&stored.life);
             let suggested = self.suggested.as_ref().filter(|suggested| suggested.of == stored.life.not_after);
-            let got = progress.got_at.unwrap_or(stored.life.not_before);
             due = suggested.map_or(of_life, |suggested| suggested.at.min(of_life));
-            due = due.max(schedule::earliest(got, progress.hasty));
         }
-        let is_free = self.is_first && progress.failures < FREE_STARTS;
-        if let Some(retry_at) = progress.retry_at.filter(|_| progress.failures > 0 && !is_free) {
-            let longest = self.now().checked_add(LONGEST_NOTED).unwrap_or(retry_at);
-            due = due.max(retry_at.min(longest));
+        // Also without a certificate: what was got may be of no use.
+        if let Some(got) = progress.got_at {
+            due = due.max(self.bounded(schedule::earliest(got, progress.hasty)));
+        }
+        if let Some(retry_at) = progress.retry_at {
+            let free = progress.fault.as_ref().filter(|_| self.may_skip_pause(&progress));
+            due = due.max(self.bounded(free.map_or(retry_at, |fault| schedule::after_failure(fault.at))));
         }
         self.managed.update(|state| {
             state.not_after = stored.as_ref().map(|stored| stored.life.not_after);
             state.due_at = Some(due);
-            state.fault = progress.fault.clone().filter(|_| progress.failures > 0);
+            state.fault = progress.fault.clone();
         });
         if due <= self.now() { Plan::Ask } else { Plan::Wait(due) }
+    }
+
+    /// Whether the pause after a failure need not be waited for: an operator has had a say since, most likely to
+    /// mend what was wrong.
+    fn may_skip_pause(&self, progress: &Progress) -> bool {
+        self.is_first
+            && !progress.is_asked_to_wait
+            && progress.failures < FREE_STARTS
+            && progress.fault.as_ref().is_some_and(|fault| fault.at < self.told_at)
+    }
+
+    /// Returns a noted time, or an earlier one: the clock of whoever has noted it may have been wrong.
+    fn bounded(&self, noted: Timestamp) -> Timestamp {
+        self.now().checked_add(LONGEST_NOTED).map_or(noted, |longest| noted.min(longest))
     }
 
     /// Asks when the authority suggests to renew the certificate (RFC 9773), if it has that information and
     /// was not asked of late.
     async fn ask_for_renewal_info(&mut self, stored: &Stored) {
         let now = self.now();
+        if self.is_first && self.next_info.is_none() {
+            // A start with a valid certificate asks nobody.
+            self.next_info = now.checked_add(schedule::first_question(&stored.life)).ok();
+        }
         let is_of_another = self.suggested.as_ref().is_some_and(|known| known.of != stored.life.not_after);
         if !is_of_another && self.next_info.is_some_and(|next| now < next) {
             return;
         }
         let later = |wait: SignedDuration| now.checked_add(wait).ok();
-        (self.next_info, self.suggested) = (later(RENEWAL_INFO), None);
-        // The account has the address of the information.
-        let has_account = self.storage.account_file(&self.acme).exists();
-        let Some(leaf) = stored.key.cert.first().filter(|_| has_account) else { return };
+        self.next_info = later(RENEWAL_INFO);
+        let Some(leaf) = stored.key.cert.first() else { return };
         let Ok(id) = CertificateIdentifier::try_from(leaf) else { return };
         let asked = async {
             let Connected { http, .. } = (self.tools.connect)(&self.acme).ok()?;
-            let account = account::account(&self.acme, &self.storage, &*http).await.ok()?;
+            let account = account::known(&self.acme, &self.storage, &*http).await.ok()??;
             account.renewal_info(&id).await.ok()
         };
         let asked = timeout(LOOK, AssertUnwindSafe(asked).catch_unwind()).await;
@@ -228,6 +219,7 @@ impl Tending {
                 return Attempt::Over;
             }
         };
+        let mut attempt = Attempt::Over;
         // Another process may have been faster.
         if let Plan::Ask = self.plan().await {
             self.storage.clean();
@@ -236,20 +228,21 @@ impl Tending {
             self.managed.update(|state| state.is_asking = false);
             match ordered.and_then(|issued| self.take_over(&issued).map(|()| issued)) {
                 Ok(issued) => self.issued(&issued),
+                // The other process notes what becomes of the order.
+                Err(failure) if failure.cause == Cause::TakenOver => attempt = Attempt::ByAnother,
                 Err(failure) => self.failed(failure),
             }
         }
-        let tools = self.tools.clone();
         if let Some(of_fleet) = held.of_fleet {
-            tools.fleet.end(of_fleet).await;
+            self.tools.fleet.end(of_fleet).await;
         }
-        Attempt::Over
+        attempt
     }
 
     /// Takes the lock of the storage, and that of all replicas; `None` if another process has one of them.
     async fn lock(&self) -> Result<Option<Held>, Failure> {
         let opened = self.storage.open();
-        opened.map_err(|fault| Failure::new(fault.message, fault.hint.unwrap_or_default()))?;
+        opened.map_err(|fault| Failure::here(fault.message, fault.hint.unwrap_or_default()))?;
         let lock = Lock::take(&self.storage.lock_file(&self.managed.name), self.now());
         let Some(lock) = lock.map_err(|error| Failure::of_storage(&error))? else { return Ok(None) };
         Ok(match self.tools.fleet.lock(&self.managed.name).await {
@@ -276,10 +269,12 @@ impl Tending {
                     "nothing; the next attempt goes on with the same order",
                 )),
             },
-            () = lost => Err(taken_over()),
+            () = lost => Err(Failure::taken_over()),
         }
     }
 
+    /// Renews both locks. Returns `false` if another process has one of them. One that can't be written is
+    /// still held.
     async fn renew(&self, held: &Held) -> bool {
         let is_held = held.lock.renew(self.now()).unwrap_or(true);
         match &held.of_fleet {
@@ -291,30 +286,55 @@ impl Tending {
     async fn order(&self, held: &Held) -> Result<Issued, Failure> {
         let (acme, storage, name) = (&*self.acme, &self.storage, self.managed.name.as_str());
         let Connected { http, retry_after } = (self.tools.connect)(acme).map_err(|faults| {
-            Failure::new(faults.to_string(), "mend the file of `acme.ca`; bearward reads it again by itself")
+            Failure::here(faults.to_string(), "mend the file of `acme.ca`; bearward reads it again by itself")
         })?;
         let asked =
             |failure: Failure| Failure { retry_after: failure.retry_after.or_else(&*retry_after), ..failure };
-        let account = account::account(acme, storage, &*http).await.map_err(asked)?;
+        let account = self.account(&*http).await.map_err(asked)?;
         let mut progress = self.progress();
         if progress.order.as_ref().is_some_and(|order| storage.holds_key(name, &order.key)) {
             // What was ordered is there already: a process was killed before it could note that.
             progress.order = None;
         }
-        if !held.lock.renew(self.now()).unwrap_or(false) {
-            return Err(taken_over());
+        if !self.renew(held).await {
+            return Err(Failure::taken_over());
         }
-        let answers = Publisher::new(&self.tools.fleet, storage);
-        let replaced = self.stored().and_then(|stored| stored.key.cert.first().cloned());
-        let (account, answers, provider) = (&account, &answers, &*self.tools.provider);
-        let ordering = Ordering { acme, name, storage, account, answers, provider, replaced };
+        let answers = Publisher::new(self.tools.clone(), storage.clone());
+        let replaced = self.stored().and_then(|stored| Some((stored.key.cert.first()?.clone(), stored.life)));
+        let (account, answers, now) = (&account, &answers, self.now());
+        let ordering = Ordering { acme, name, storage, account, answers, replaced, now };
         ordering.run(&mut progress).await.map_err(asked)
+    }
+
+    /// Returns the account, which is made if there is none. Of several certificates and processes, one makes it.
+    async fn account(&self, http: &dyn Fn() -> Box<dyn HttpClient>) -> Result<Account, Failure> {
+        let (acme, storage) = (&*self.acme, &self.storage);
+        loop {
+            if let Some(account) = account::known(acme, storage, http).await? {
+                return Ok(account);
+            }
+            let lock = Lock::take(&storage.account_lock_file(acme), self.now());
+            if let Some(_lock) = lock.map_err(|error| Failure::of_storage(&error))? {
+                return match account::known(acme, storage, http).await? {
+                    Some(account) => Ok(account),
+                    None => account::make(acme, storage, http).await,
+                };
+            }
+            sleep(LOCKED).await;
+        }
     }
 
     /// Puts a certificate into the storage, where all processes find it.
     fn take_over(&self, issued: &Issued) -> Result<(), Failure> {
-        let written = self.storage.write_certificate(&self.managed.name, &issued.chain, &issued.key);
-        written.map_err(|error| Failure::of_storage(&error))
+        let Issued { chain, key, .. } = issued;
+        let (name, provider) = (&self.managed.name, &*self.tools.provider);
+        self.storage.write_certificate(name, (chain, key), provider).map_err(|error| match error.kind() {
+            ErrorKind::InvalidData => Failure::new(
+                "the authority has issued a certificate that is not for the key, or can't be read",
+                "check `acme.directory`",
+            ),
+            _ => Failure::of_storage(&error),
+        })
     }
 
     fn issued(&mut self, issued: &Issued) {
@@ -337,15 +357,14 @@ impl Tending {
     fn failed(&mut self, failure: Failure) {
         let (now, mut progress) = (self.now(), self.progress());
         let Failure { kind, message, advice, retry_after, cause } = failure;
-        match cause {
-            Cause::UnknownAccount => {
-                account::forget(&self.acme, &self.storage);
-                progress.order = None;
-            }
-            Cause::Replaces => progress.omits_replaces = true,
-            Cause::Other => {}
+        if cause == Cause::UnknownAccount {
+            account::forget(&self.acme, &self.storage);
+            progress.order = None;
         }
-        progress.failures = progress.failures.saturating_add(1);
+        if kind != Kind::Here {
+            progress.failures = progress.failures.saturating_add(1);
+        }
+        progress.is_asked_to_wait = kind == Kind::RateLimited || retry_after.is_some();
         let pause = schedule::pause(progress.failures, kind, retry_after, fastrand::f64());
         progress.retry_at = now.checked_add(pause).ok();
         let fault = KeptFault { message: message.clone(), advice: advice.clone(), at: now };
@@ -364,6 +383,7 @@ impl Tending {
 
     /// Writes the progress, or keeps it in mind where it can't be written.
     fn note(&mut self, progress: Progress) {
+        let progress = Progress { noted_at: Some(self.now()), ..progress };
         let written = self.storage.write_progress(&self.managed.name, &progress);
         self.unwritten = written.is_err().then_some(progress);
     }
@@ -374,8 +394,4 @@ impl Tending {
         let expires_at = not_after.map(|end| end.to_string());
         certificate_event(writer, CertificateEvent { event, domains, directory, expires_at, reason });
     }
-}
-
-fn taken_over() -> Failure {
-    Failure::new("another process has taken over the order", "nothing")
 }

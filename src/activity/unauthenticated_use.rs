@@ -108,6 +108,16 @@ impl<C> UnauthenticatedUse<C> {
         }
     }
 
+    /// Removes the connection from the list, until it is listed again.
+    pub(crate) fn leave_list(&self) {
+        let entry = {
+            let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+            self.is_listed.store(false, Ordering::Relaxed);
+            entry.take()
+        };
+        drop(entry);
+    }
+
     /// Removes the connection from the list, because it has ended.
     pub(crate) fn end_connection(&self) {
         let entry = {

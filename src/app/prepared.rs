@@ -10,7 +10,7 @@ use super::{warnings, weakness};
 use crate::acme::Storage;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
-use crate::config::{Config, Tls};
+use crate::config::{Config, Listener};
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
@@ -71,10 +71,7 @@ impl Prepared {
         });
         let mut tls = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
-            if let Some(acme) = listener.tls.as_ref().and_then(Tls::acme) {
-                faults.extend(of_storage(&Storage::of(acme), purpose));
-            }
-            match listener.tls.as_ref().map(|tls| tls::server_config(tls, None)).transpose() {
+            match listener_tls(listener, purpose) {
                 Ok(config) => tls.push(config),
                 Err(of_tls) => faults.extend(of_tls.0),
             }
@@ -243,11 +240,22 @@ fn kept(
     }
 }
 
-/// Opens the storage of certificates for a start. A check creates nothing.
-fn of_storage(storage: &Storage, purpose: Purpose) -> Option<Fault> {
-    match purpose {
-        Purpose::Service => storage.open().err(),
-        Purpose::Check => None,
+/// Makes the TLS configuration of a listener. A storage of certificates that can't be written is no fault while
+/// there is a certificate in it: the log and the status tell of it, and the certificate is not renewed.
+fn listener_tls(listener: &Listener, purpose: Purpose) -> Result<Option<Arc<ListenerTls>>, Faults> {
+    let Some(section) = &listener.tls else { return Ok(None) };
+    let opened = section.acme().map(Storage::of).map_or(Ok(()), |storage| match purpose {
+        Purpose::Service => storage.open(),
+        Purpose::Check => storage.check(),
+    });
+    let config = tls::server_config(section, None)?;
+    match opened {
+        Err(fault) if config.is_waiting() => Err(fault.into()),
+        Err(fault) => {
+            tracing::warn!("{fault}");
+            Ok(Some(config))
+        }
+        Ok(()) => Ok(Some(config)),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use crate::bom;
-use crate::config::acme::Challenge;
+use crate::config::acme::{Acme, Challenge};
 use crate::config::address::Address;
 use crate::config::admin::{self, Admin};
 use crate::config::auth::Auth;
 use crate::config::budget::StateDirectory;
 use crate::config::cors::{Cors, cors};
 use crate::config::decode::{Decoder, Environment};
-use crate::config::fault::{Fault, Faults};
+use crate::config::fault::{Fault, Faults, Position};
 use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
 use crate::config::form::{Form, boolean, non_empty, number, off_or};
@@ -158,6 +158,7 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
         refuse_budgets_that_are_lost(&mut decoder, &root, config);
         refuse_open_doors(&mut decoder, &root, config);
         refuse_what_needs_another_listener(&mut decoder, &root, config);
+        refuse_domains_of_two_certificates(&mut decoder, &root, config);
     }
     decoder.refuse_overwritten();
     match config {
@@ -194,20 +195,35 @@ fn refuse_open_doors(d: &mut Decoder<'_>, root: &Node, config: &Config) {
         .iter()
         .position(|listener| listener.door.is_some() && !listener.address.is_local() && !names_askers);
     let Some(open) = open else { return };
-    let at =
-        root.field("listeners").and_then(|listeners| listeners.item(open)).map_or(root.at, |node| node.at);
-    d.fault(at, "anybody who reaches this listener could ask about keys").hint = Some(
+    d.fault(listener_at(root, open), "anybody who reaches this listener could ask about keys").hint = Some(
         "an address on loopback, a unix socket, or `trusted_proxies` with the network of the proxy"
             .to_owned(),
     );
 }
 
+/// Refuses a domain in two different certificates: the authority asks about a domain, and gets one answer.
+fn refuse_domains_of_two_certificates(d: &mut Decoder<'_>, root: &Node, config: &Config) {
+    let mut known: Vec<&Acme> = Vec::new();
+    for (number, listener) in config.listeners.iter().enumerate() {
+        let Some(acme) = listener.tls.as_ref().and_then(Tls::acme) else { continue };
+        let has_same = |other: &&&Acme| other.domains.iter().any(|domain| acme.domains.contains(domain));
+        if known.iter().find(has_same).is_some_and(|other| *other != acme) {
+            d.fault(listener_at(root, number), "another listener has `acme` for one of these domains").hint =
+                Some("the same `acme` at both, or each domain at one of them".to_owned());
+        }
+        known.push(acme);
+    }
+}
+
+/// Returns the position of a listener.
+fn listener_at(root: &Node, number: usize) -> Position {
+    let listener = root.field("listeners").and_then(|listeners| listeners.item(number));
+    listener.map_or(root.at, |node| node.at)
+}
+
 /// Refuses a challenge that no listener could answer, and redirects to where nothing listens.
 fn refuse_what_needs_another_listener(d: &mut Decoder<'_>, root: &Node, config: &Config) {
-    let at = |number| {
-        let listener = root.field("listeners").and_then(|listeners| listeners.item(number));
-        listener.map_or(root.at, |node| node.at)
-    };
+    let at = |number| listener_at(root, number);
     let serves_plainly = |listener: &Listener| listener.tls.is_none() && listener.door.is_none();
     let is_asked_by_http = |tls: &Tls| tls.acme().is_some_and(|acme| acme.challenge == Challenge::Http01);
     let http01 =

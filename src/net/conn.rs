@@ -38,7 +38,7 @@ use crate::denial::Denial;
 use crate::forward::body::ResponseBody;
 use crate::observe::observer::Observer;
 use crate::observe::{self, RequestRecord, Times, X_REQUEST_ID};
-use crate::proxy::Peer;
+use crate::proxy::{Edge, Peer};
 
 /// The connection preface, which every HTTP/2 client sends first (RFC 9113, section 3.4). Without
 /// TLS, it distinguishes HTTP/2 from HTTP/1.
@@ -235,7 +235,8 @@ where
     match protocol {
         Protocol::Http1 => {
             let wire = Wire::new(stream, ahead, activity, timeouts);
-            let wire = wire.refusing(refusals(peer.observer.clone(), peer.address, limits));
+            let wire =
+                wire.refusing(refusals(peer.observer.clone(), peer.address, peer.edge.clone(), limits));
             Box::pin(serve_http1(Http1::new(peer, limits), Box::new(wire), shutdown))
         }
         Protocol::Http2 => {
@@ -375,7 +376,12 @@ where
 }
 
 /// Returns the function that makes our answers to requests that hyper refuses.
-pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: Limits) -> Refuse {
+pub(crate) fn refusals(
+    observer: Arc<Observer>,
+    client: Option<IpAddr>,
+    edge: Arc<Edge>,
+    limits: Limits,
+) -> Refuse {
     Box::new(move |status, seen| {
         let denial = match status {
             // hyper does not distinguish a request line that is too long from headers that are too
@@ -397,6 +403,7 @@ pub(crate) fn refusals(observer: Arc<Observer>, client: Option<IpAddr>, limits: 
         record.completed();
         let mut response = denial.closing().into_http();
         response.headers_mut().insert(X_REQUEST_ID, id);
+        edge.write_to(response.headers_mut());
         serialized(&response)
     })
 }

@@ -3,6 +3,7 @@
 //! Invariants: each request has a connection of its own, a time limit, and a bound on its answer; the server's
 //! certificate is always verified.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,9 +29,13 @@ use crate::pem;
 use crate::system_authorities::system_authorities;
 
 /// Time limit of a request, from the lookup of the name to the end of the answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of a connection to one address of a host.
+const OF_ADDRESS: Duration = Duration::from_secs(4);
 /// The most bytes of an answer's body.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// Number of characters of a refusal that are shown.
+const SHOWN: usize = 200;
 /// Longest wait that is passed on, in seconds. A longer one would overflow the client's reckoning.
 const LONGEST_WAIT: u64 = 86_400;
 /// Time for which renewal information holds if its authority does not say, in seconds.
@@ -83,6 +88,28 @@ impl HttpClient for HttpsClient {
     }
 }
 
+/// Connects to the first address of a host that accepts a connection. One that is silent delays the others by a
+/// bounded time.
+async fn connected(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let connecting = timeout(OF_ADDRESS, TcpStream::connect(address)).await;
+        match connecting.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Returns the seconds of a Retry-After, which may be a date (RFC 9110, section 10.2.3).
+fn seconds(wait: &str) -> Option<u64> {
+    wait.parse().ok().or_else(|| {
+        let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(wait).ok()?;
+        u64::try_from(at.duration_since(jiff::Timestamp::now()).as_secs()).ok()
+    })
+}
+
 impl HttpsClient {
     async fn send(&self, request: Request<BodyWrapper<Bytes>>) -> anyhow::Result<Response<Full<Bytes>>> {
         let (mut parts, body) = request.into_parts();
@@ -91,7 +118,7 @@ impl HttpsClient {
         let (host, authority) = (uri.host().unwrap_or_default(), uri.authority());
         anyhow::ensure!(uri.scheme_str() == Some("https") && !host.is_empty(), "`{uri}` is no https:// URL");
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, uri.port_u16().unwrap_or(443))).await;
+        let stream = connected(bare, uri.port_u16().unwrap_or(443)).await;
         let stream = stream.map_err(|error| anyhow::anyhow!("can't connect to {host}: {error}"))?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(bare.to_owned())?;
@@ -107,14 +134,19 @@ impl HttpsClient {
         let (mut head, body) = response.into_parts();
         self.take_wait(&mut head, is_get);
         let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("the answer of {host} broke off: {error}"))?;
-        Ok(Response::from_parts(head, Full::new(body.to_bytes())))
+        let body =
+            body.map_err(|error| anyhow::anyhow!("the answer of {host} broke off: {error}"))?.to_bytes();
+        // A refusal of another method has a form of its own, which the caller knows.
+        if is_get && !head.status.is_success() {
+            let text: String = String::from_utf8_lossy(&body).chars().take(SHOWN).collect();
+            anyhow::bail!("{host} answers {}: {text}", head.status);
+        }
+        Ok(Response::from_parts(head, Full::new(body)))
     }
 
     /// Notes how long a refusal asks to wait, and bounds the wait.
     fn take_wait(&self, head: &mut http::response::Parts, is_get: bool) {
-        let wait =
-            head.headers.get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.trim().parse::<u64>().ok());
+        let wait = head.headers.get(RETRY_AFTER).and_then(|wait| seconds(wait.to_str().ok()?.trim()));
         let is_refusal = head.status.is_client_error() || head.status.is_server_error();
         let asked = wait.filter(|_| is_refusal).map(Duration::from_secs);
         *self.asked_to_wait.lock().unwrap_or_else(PoisonError::into_inner) = asked;

@@ -192,7 +192,10 @@ impl<A: Fn(Accepted)> Intake<A> {
         // Behind a balancer, the client is known only when the worker has read the header.
         let proxied = service.expects_header(peer).then(|| Proxied { crowd: crowd.clone() });
         let standing = match proxied {
-            Some(_) => Some(Standing::default()),
+            Some(_) => {
+                gateway.unauthenticated.enter(None, &activity);
+                Some(Standing::default())
+            }
             None => Standing::of(peer, door, gateway, crowd, &activity),
         };
         let Some(standing) = standing else { return };
@@ -299,7 +302,8 @@ async fn accept_all<A: Fn(Accepted)>(
                 backoff = Duration::ZERO;
                 let permit = match permit {
                     Some(permit) => Some(permit),
-                    None => intake.permit_of_another(peer).await,
+                    // A balancer's address is not that of its client.
+                    None => intake.permit_of_another(peer.filter(|_| !service.expects_header(peer))).await,
                 };
                 let Some(permit) = permit else { return };
                 intake.take(stream, peer, service, permit);

@@ -2,6 +2,7 @@
 //! known, and counted, only when the header has been read.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -14,6 +15,10 @@ use super::standing::Standing;
 use super::waits::grace_is_over;
 use crate::forward::headers::address_value;
 use crate::proxy::Peer;
+
+/// The address of a client whose address nobody knows. It is not the balancer's, which may be trusted, and not
+/// that of a unix socket either.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A connection of a balancer whose header has not been read yet.
 #[derive(Debug)]
@@ -47,11 +52,13 @@ impl Proxied {
                 return Err(error);
             }
         };
-        if let Stated::Client(client) = stated {
-            let client = client.to_canonical();
-            peer.address = Some(client);
-            peer.address_value = address_value(client);
-        }
+        let client = match stated {
+            Stated::Client(client) => Some(client.to_canonical()),
+            Stated::Balancer => peer.address,
+            Stated::Unknown => Some(NOBODY),
+        };
+        (peer.address, peer.address_value) = (client, client.and_then(address_value));
+        peer.activity.unauthenticated_use.leave_list();
         let standing = Standing::of(peer.address, peer.door, &peer.gateway, &self.crowd, &peer.activity);
         let Some(Standing { is_trusted, member, over_limit }) = standing else {
             return Err(io::ErrorKind::ConnectionRefused.into());

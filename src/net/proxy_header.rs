@@ -22,9 +22,10 @@ const LONGEST_ADDRESSES: usize = 216;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stated {
     Client(IpAddr),
-    /// The balancer speaks for itself, as for its health checks, or knows no address: the connection's own
-    /// address holds.
-    Nobody,
+    /// The balancer speaks for itself, as for its health checks: its own address holds.
+    Balancer,
+    /// The balancer does not know the address of the client.
+    Unknown,
 }
 
 /// Reads the header at the beginning of a connection.
@@ -96,7 +97,7 @@ fn invalid() -> io::Error {
 fn of_v1(line: &[u8]) -> Option<Stated> {
     let line = line.strip_prefix(b"PROXY ")?.strip_suffix(b"\r\n")?;
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
-        return Some(Stated::Nobody);
+        return Some(Stated::Unknown);
     }
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let (family, source, destination) = (words.next()?, words.next()?, words.next()?);
@@ -121,8 +122,8 @@ fn of_v2(command: u8, family: u8, addresses: &[u8]) -> Option<Stated> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
     match (command, family) {
-        (LOCAL, _) => Some(Stated::Nobody),
-        (PROXY, 0x00) => Some(Stated::Nobody),
+        (LOCAL, _) => Some(Stated::Balancer),
+        (PROXY, 0x00) => Some(Stated::Unknown),
         // TCP over IPv4: both addresses, and both ports.
         (PROXY, 0x11) => {
             let (source, _) = addresses.get(..12)?.split_first_chunk::<4>()?;
@@ -133,7 +134,7 @@ fn of_v2(command: u8, family: u8, addresses: &[u8]) -> Option<Stated> {
             Some(Stated::Client(Ipv6Addr::from(*source).into()))
         }
         // A client of a unix socket of the balancer has no address.
-        (PROXY, 0x31) => (addresses.len() >= LONGEST_ADDRESSES).then_some(Stated::Nobody),
+        (PROXY, 0x31) => (addresses.len() >= LONGEST_ADDRESSES).then_some(Stated::Unknown),
         // Datagrams, and what the protocol does not define.
         _ => None,
     }
@@ -188,14 +189,14 @@ mod tests {
             (b"PROXY TCP4 255.255.255.255 0.0.0.0 0 65535\r\n", client("255.255.255.255")),
             (b"PROXY TCP6 2001:db8::9 ::1 1 2\r\n", client("2001:db8::9")),
             (b"PROXY TCP6 :: :: 0 0\r\n", client("::")),
-            (b"PROXY UNKNOWN\r\n", Stated::Nobody),
-            (b"PROXY UNKNOWN ffff::1 what ever 0 65536\r\n", Stated::Nobody),
+            (b"PROXY UNKNOWN\r\n", Stated::Unknown),
+            (b"PROXY UNKNOWN ffff::1 what ever 0 65536\r\n", Stated::Unknown),
             (&of_v4(b""), client("192.0.2.7")),
             (&of_v4(&[4, 0, 3, 1, 2, 3]), client("192.0.2.7")),
             (&long, client("192.0.2.7")),
             (&v2(0x21, 0x21, &v6), client("2001:db8::9")),
-            (&v2(0x20, 0x11, b""), Stated::Nobody),
-            (&v2(0x21, 0x31, &[0; 216]), Stated::Nobody),
+            (&v2(0x20, 0x11, b""), Stated::Balancer),
+            (&v2(0x21, 0x31, &[0; 216]), Stated::Unknown),
         ];
         for (header, expected) in cases {
             let shown = String::from_utf8_lossy(&header[..header.len().min(60)]).into_owned();

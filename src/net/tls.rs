@@ -17,7 +17,7 @@ use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiC
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
-use crate::acme::{self, Storage, Stored};
+use crate::acme::{self, Life, Storage, Stored};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Acme, CertificatePair, Tls, TlsVersion};
 use crate::pem;
@@ -37,6 +37,16 @@ pub(crate) struct ListenerTls {
 }
 
 impl ListenerTls {
+    /// Returns for how many of these domains the listener has a certificate that has not ended; `None` if all of
+    /// its certificates have.
+    fn coverage(&self, domains: &[String], now: Timestamp) -> Option<usize> {
+        let lives = self.chosen.0.iter().filter_map(|certificate| Life::of(&certificate.leaf));
+        let valid: Vec<Life> = lives.filter(|life| life.is_valid(now)).collect();
+        let is_covered =
+            |domain: &&String| valid.iter().any(|life| life.covers(std::slice::from_ref(*domain)) == 1);
+        (!valid.is_empty()).then(|| domains.iter().filter(is_covered).count())
+    }
+
     /// Whether the listener has no certificate yet.
     pub(crate) fn is_waiting(&self) -> bool {
         self.chosen.0.is_empty()
@@ -113,14 +123,15 @@ fn stored(
 ) -> (Vec<Certificate>, Vec<Served>) {
     let (storage, now) = (Storage::of(acme), Timestamp::now());
     let own = storage.certificate(&acme::name_of(acme), &acme.domains, provider, now);
-    if own.is_none()
-        && let Some(before) = before.filter(|before| !before.is_waiting())
-    {
-        return (before.chosen.0.clone(), before.certificates.clone());
-    }
-    let Some(Stored { file, key, life }) = own.or_else(|| storage.substitute(&acme.domains, provider, now))
-    else {
-        return (Vec::new(), Vec::new());
+    let other = own.or_else(|| {
+        let substitute = storage.substitute(&acme.domains, provider, now);
+        // What is in service stays, unless there is something better.
+        let least = before.and_then(|before| before.coverage(&acme.domains, now));
+        substitute.filter(|other| least.is_none_or(|least| other.life.covers(&acme.domains) > least))
+    });
+    let Some(Stored { file, key, life }) = other else {
+        return before
+            .map_or_else(Default::default, |before| (before.chosen.0.clone(), before.certificates.clone()));
     };
     let Some(leaf) = key.cert.first().cloned() else { return (Vec::new(), Vec::new()) };
     let served = Served { file, not_after: Some(life.not_after) };

@@ -17,7 +17,7 @@ use crate::guard::{self, Target};
 use crate::snapshot::Snapshot;
 
 /// Names of parameters in which API clients send keys (RFC 6750, section 2.3, and others like it).
-const KEY_PARAMETERS: [&str; 4] = ["access_token", "api_key", "api-key", "apikey"];
+const KEY_PARAMETERS: [&str; 6] = ["access_token", "api_key", "api-key", "apikey", "key", "subscription-key"];
 
 /// Whether a request may have an answer before its key is looked at: one to a certificate authority, or a
 /// redirect.
@@ -48,7 +48,7 @@ pub(super) async fn answer(
     if carries_credential(parts, &state.snapshot) {
         return Err(Denial::credential_in_clear());
     }
-    Ok(Some(Handled::Own(redirect(&target, port))))
+    redirect(&target, port).map(|redirect| Some(Handled::Own(redirect)))
 }
 
 /// Answers the request of a certificate authority (RFC 8555, section 8.3). A token that nobody here has asked
@@ -92,18 +92,21 @@ fn carries_credential(parts: &Parts, snapshot: &Snapshot) -> bool {
 
 /// Makes the redirect to https (RFC 9110, section 15.4.9). A Host without a port most likely means that the
 /// standard ports are forwarded here, so https has its standard port as well.
-fn redirect(target: &Target, port: u16) -> Response<Bytes> {
-    let has_port = target.authority.as_ref().is_some_and(|authority| authority.len() > target.host().len());
+///
+/// # Errors
+///
+/// A client of HTTP/1.0 names no host, so nobody knows where to send it.
+fn redirect(target: &Target, port: u16) -> Result<Response<Bytes>, Denial> {
+    let authority = target.authority.as_ref().map(|authority| authority.as_bytes()).unwrap_or_default();
+    let digits = authority.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let has_port =
+        digits > 0 && authority.get(..authority.len() - digits).is_some_and(|rest| rest.ends_with(b":"));
     let port = if has_port && port != 443 { format!(":{port}") } else { String::new() };
     let location = format!("https://{}{port}{}", target.host(), target.path_and_query);
+    let location = HeaderValue::try_from(location).ok().filter(|_| !target.host().is_empty());
+    let location = location.ok_or_else(|| Denial::bad_request("The request names no host"))?;
     let mut response = Response::new(Bytes::new());
-    match HeaderValue::try_from(location) {
-        Ok(location) if !target.host().is_empty() => {
-            *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-            response.headers_mut().insert(LOCATION, location);
-            response
-        }
-        // A client of HTTP/1.0 may name no host: nobody knows where to send it.
-        _ => Denial::bad_request("The request names no host").into_http(),
-    }
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
 }

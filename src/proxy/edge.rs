@@ -27,7 +27,7 @@ impl Edge {
     }
 
     /// Writes what browsers are told of this listener into the headers of an answer.
-    pub(super) fn write_to(&self, headers: &mut HeaderMap) {
+    pub(crate) fn write_to(&self, headers: &mut HeaderMap) {
         if let Some(hsts) = &self.hsts {
             headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }

@@ -129,8 +129,8 @@ impl Current {
             let is_other = reads_certificates || wanted.tls != running.listener.tls;
             let section = wanted.tls.as_ref().filter(|_| is_other);
             let before = running.swappable.as_ref().map(|tls| tls.load_full());
-            if let Some(acme) = section.and_then(Tls::acme) {
-                Storage::of(acme).open()?;
+            if let Some(storage) = new_storage(section, running.listener.tls.as_ref()) {
+                storage.open()?;
             }
             let made = section.map(|section| tls::server_config(section, before.as_deref()));
             certificates.push(made.transpose()?);
@@ -216,6 +216,13 @@ impl Current {
         }
         Ready::Certificates(good, self.placed(Faults(faults)).0)
     }
+}
+
+/// Returns the storage of certificates that a listener did not have before.
+fn new_storage(section: Option<&Tls>, before: Option<&Tls>) -> Option<Storage> {
+    let storage = Storage::of(section?.acme()?);
+    let is_known = before.and_then(Tls::acme).is_some_and(|acme| Storage::of(acme) == storage);
+    (!is_known).then_some(storage)
 }
 
 /// Returns the listener of `config` that has the address of `running`. Returns `running` itself if

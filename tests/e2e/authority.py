@@ -108,7 +108,7 @@ class Way:
     give instead of Pebble's, or None; `alter(path, status, headers, body)` changes Pebble's."""
 
     def __init__(self, pebble):
-        self.pebble, self.asked = pebble, []
+        self.pebble, self.asked, self.over = pebble, [], threading.Event()
         self.answer, self.alter = (lambda *_: None), (lambda path, status, headers, body: (status, headers, body))
         way = self
 
@@ -147,6 +147,10 @@ class Way:
         self.url = f"https://localhost:{self.port}/dir"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def hang(self, *_):
+        """An answer that does not come."""
+        self.over.wait(120)
+
     def forward(self, method, path, headers, body):
         context = ssl.create_default_context(cafile=self.pebble.ca)
         connection = http.client.HTTPSConnection("localhost", self.pebble.port, context=context, timeout=30)
@@ -165,6 +169,7 @@ class Way:
         return self
 
     def __exit__(self, *_):
+        self.over.set()
         self.server.shutdown()
         self.server.server_close()
 

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -133,6 +136,26 @@ async fn a_trusted_proxy_behind_the_balancer_is_one() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_nobody_knows_has_nobodys_trust() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let unspecified = [V2, &[0x21, 0, 0, 0]].concat();
+    let of_unix = [V2, &[0x21, 0x31, 0, 216], &[0; 216]].concat();
+    let local = [V2, &[0x20, 0, 0, 0]].concat();
+    // The balancer is trusted itself, and so are the clients of unix listeners.
+    let gateway = behind_balancer(&upstream, "trusted_proxies: [127.0.0.0/8, unix]").await;
+    for (header, expected) in
+        [(b"PROXY UNKNOWN\r\n".to_vec(), 401), (unspecified, 401), (of_unix, 401), (local, 200)]
+    {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let bearer = gateway.bearer("here");
+        let request = format!("GET /x HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\n{bearer}\r\n");
+        stream.write_all(&[&header[..], request.as_bytes()].concat()).await.unwrap();
+        let shown = String::from_utf8_lossy(&header[..header.len().min(16)]).into_owned();
+        assert_eq!(Raw::over(stream).answer().await.status, expected, "{shown:?}");
+    }
+}
+
 /// A gateway whose listener redirects. It ends no TLS itself, so https is at its standard port.
 async fn that_redirects(upstream: &Upstream) -> Running {
     Gateway::guarding(upstream)
@@ -180,6 +203,7 @@ async fn requests_are_redirected_unless_their_key_is_lost_already() {
         ("GET /", "X-Goog-Api-Key: abc".to_owned()),
         ("GET /?a=1&access_token=abc", "A: b".to_owned()),
         ("GET /?API_KEY=abc", "A: b".to_owned()),
+        ("GET /?key=abc", "A: b".to_owned()),
         ("GET /", "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.abc".to_owned()),
     ];
     for (line, header) in in_clear {
@@ -245,6 +269,9 @@ async fn every_answer_over_tls_tells_browsers_to_stay_there() {
             assert_eq!(told, ["max-age=15552000"], "{path}");
         }
     }
+    // Also what is refused before it is a request.
+    let answer = gateway.sends("nonsense\r\n\r\n").await;
+    assert_eq!((answer.status, answer.header("strict-transport-security")), (400, Some("max-age=15552000")));
 }
 
 #[tokio::test]
@@ -256,12 +283,13 @@ async fn a_listener_without_its_first_certificate_completes_no_handshake_and_is_
         storage.path().display()
     );
     let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").listener(&acme).start().await;
-    let mut config =
-        rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
+    let provider: std::sync::Arc<_> = rustls::crypto::aws_lc_rs::default_provider().into();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(std::sync::Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
     for protocols in [vec![], vec![b"acme-tls/1".to_vec()], vec![b"h2".to_vec(), b"acme-tls/1".to_vec()]] {
         config.alpn_protocols = protocols;
         assert!(shaken(gateway.address, config.clone()).await.is_err());
@@ -271,6 +299,45 @@ async fn a_listener_without_its_first_certificate_completes_no_handshake_and_is_
     let waiting = &ready.json()["error"]["details"]["certificates"][0];
     assert_eq!(waiting["domains"][0], "a.example");
     assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
+}
+
+/// Whoever shows any certificate is believed.
+#[derive(Debug)]
+struct AnyCertificate(std::sync::Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 async fn shaken(address: SocketAddr, config: rustls::ClientConfig) -> std::io::Result<()> {
