@@ -242,8 +242,9 @@ impl<A: Answers> Ordering<'_, A> {
             }
             () if !life.is_valid(self.now) => refused("has ended already"),
             () if life.not_before > latest_begin => refused("begins in the future"),
-            () if self.replaced.as_ref().is_some_and(|(_, old)| life.not_after < old.not_after) => {
-                refused("ends before the one that it replaces")
+            // Not by its end: an authority may issue shorter lives than before.
+            () if self.replaced.as_ref().is_some_and(|(_, old)| life.not_before < old.not_before) => {
+                refused("is older than the one that it replaces")
             }
             () => Ok(life),
         }

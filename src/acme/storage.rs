@@ -2,7 +2,7 @@
 //!
 //! | entry | content |
 //! |---|---|
-//! | `certificates/NAME.pem` | a certificate chain, and its private key behind it |
+//! | `certificates/NAME.pem` | a private key, and its certificate chain behind it |
 //! | `accounts/DIGEST.json` | an account at an authority, with its private key |
 //! | `orders/NAME.json` | the order that is open, and the attempts that have failed |
 //! | `challenges/DIGEST` | what the authority is told when it asks |
@@ -185,7 +185,8 @@ impl Storage {
         (chain, key): (&str, &str),
         provider: &CryptoProvider,
     ) -> io::Result<()> {
-        let content = Zeroizing::new(format!("{}\n{key}", chain.trim_end()));
+        // The key comes first: what is read as the key must not be one that the authority has sent along.
+        let content = Zeroizing::new(format!("{}\n{chain}", key.trim_end()));
         write_if(&self.certificate_file(name), content.as_bytes(), |written| {
             load(written.to_owned(), provider).is_some_and(|stored| stored.key.keys_match().is_ok())
         })
@@ -337,4 +338,118 @@ fn write_if(path: &Path, content: &[u8], is_sound: impl FnOnce(&Path) -> bool) -
 
 fn hex(digest: &[u8; 32]) -> String {
     digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::crypto::aws_lc_rs;
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    /// A chain and its key, PEM.
+    fn issued(names: &[&str], end: i32) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(end, 1, 1));
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn it_is_closed_to_others_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage(directory.path().join("new").join("acme"));
+        storage.open().unwrap();
+        assert_eq!((mode_of(&storage.0), mode_of(&storage.0.join(CERTIFICATES))), (0o700, 0o700));
+        fs::set_permissions(&storage.0, fs::Permissions::from_mode(0o755)).unwrap();
+        storage.open().unwrap();
+        assert_eq!(mode_of(&storage.0), 0o700, "it is ours");
+        // Whoever names `/var/lib` must not lock everybody out of it.
+        let foreign = directory.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("file"), "").unwrap();
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).unwrap();
+        let fault = Storage(foreign.clone()).open().unwrap_err();
+        assert!(fault.message.contains("other files"), "{}", fault.message);
+        assert_eq!(mode_of(&foreign), 0o755);
+        assert!(!foreign.join(CERTIFICATES).exists());
+        let file = Storage(foreign.join("file"));
+        assert!(file.open().is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_replaced_only_by_one_that_can_be_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage(directory.path().join("acme"));
+        storage.open().unwrap();
+        let (provider, now) = (aws_lc_rs::default_provider(), "2026-01-01T00:00:00Z".parse().unwrap());
+        let (chain, key) = issued(&["a.example"], 2030);
+        storage.write_certificate("name", (&chain, &key), &provider).unwrap();
+        let file = storage.certificate_file("name");
+        assert_eq!(mode_of(&file), 0o600);
+        assert!(storage.holds_key("name", &key));
+        let (other_chain, other_key) = issued(&["a.example"], 2031);
+        let with_foreign_key = format!("{other_key}{other_chain}");
+        for (chain, key) in [
+            (&*other_chain, &*key),
+            (&*with_foreign_key, &*key),
+            ("", &*other_key),
+            ("nonsense", &*other_key),
+            (&*other_chain, ""),
+        ] {
+            assert!(storage.write_certificate("name", (chain, key), &provider).is_err());
+            let stored = storage.certificate("name", &names(&["a.example"]), &provider, now).unwrap();
+            assert_eq!(stored.life.not_after.to_string(), "2030-01-01T00:00:00Z");
+        }
+        assert_eq!(fs::read_dir(storage.0.join(CERTIFICATES)).unwrap().count(), 1);
+        assert!(storage.certificate("name", &names(&["a.example", "b.example"]), &provider, now).is_none());
+        let later = "2030-01-01T00:00:00Z".parse().unwrap();
+        assert!(storage.certificate("name", &names(&["a.example"]), &provider, later).is_none());
+    }
+
+    #[test]
+    fn the_best_certificate_of_the_storage_serves_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage(directory.path().join("acme"));
+        storage.open().unwrap();
+        let (provider, now) = (aws_lc_rs::default_provider(), "2026-01-01T00:00:00Z".parse().unwrap());
+        for (name, of, end) in [
+            ("one", &["a.example"][..], 2040),
+            ("two", &["a.example", "b.example"], 2030),
+            ("later", &["a.example", "b.example"], 2031),
+            ("ended", &["a.example", "b.example", "c.example"], 2025),
+            ("other", &["d.example"], 2050),
+        ] {
+            let (chain, key) = issued(of, end);
+            storage.write_certificate(name, (&chain, &key), &provider).unwrap();
+        }
+        let wanted = names(&["a.example", "b.example", "c.example"]);
+        let found = storage.substitute(&wanted, &provider, now).unwrap();
+        assert_eq!(found.file, storage.certificate_file("later"));
+        assert!(storage.substitute(&names(&["e.example"]), &provider, now).is_none());
+    }
+
+    #[test]
+    fn only_ones_own_answer_is_withdrawn() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage(directory.path().join("acme"));
+        storage.open().unwrap();
+        let question = Question::of_name("A.example").unwrap();
+        storage.publish(&question, "token.one").unwrap();
+        assert_eq!(storage.published(), [(digest_of(&question), "token.one".to_owned())]);
+        storage.publish(&question, "token.two").unwrap();
+        storage.withdraw(&question, "token.one");
+        assert_eq!(storage.published(), [(digest_of(&question), "token.two".to_owned())]);
+        storage.withdraw(&question, "token.two");
+        assert_eq!(storage.published(), []);
+    }
 }

@@ -3,25 +3,16 @@
 import contextlib
 import http.client
 import json
-import random
 import socket
 import ssl
 import subprocess
-import threading
 
 import pytest
 
+from balancer import ALLOWED, REFUSED, models, sent_headers
 from gateway import Gateway, is_listening, wait_for
 from redis_server import server_port
-from scripted import Scripted, json_answer
-
-# The addresses of clients on loopback; the balancers connect from 127.0.0.1.
-ALLOWED, REFUSED = "127.0.0.2", "127.0.0.3"
-
-
-def models(side, _):
-    """The script of a model server that lists no models."""
-    side.sendall(json_answer('{"data": []}'))
+from scripted import Scripted
 
 
 def haproxy(directory, port, upstream, version):
@@ -155,52 +146,7 @@ listen stats
                     process.wait()
 
 
-def random_header(chance):
-    """A PROXY header, or something near one."""
-    words = [b"PROXY", b"TCP4", b"TCP6", b"UNKNOWN", b"UDP4", b"127.0.0.2", b"::1", b"256.1.1.1", b"0", b"65536", b"-1", b"", b"\0"]
-    kind = chance.randrange(4)
-    if kind == 0:
-        return b" ".join(chance.choice(words) for _ in range(chance.randrange(9))) + chance.choice([b"\r\n", b"\n", b"\r", b""])
-    if kind == 1:
-        return b"PROXY TCP4 127.0.0.2 127.0.0.1 1 2\r\n"[: chance.randrange(40)] + chance.randbytes(chance.randrange(60))
-    length = chance.choice([0, 11, 12, 13, 36, 216, 300, 65535])
-    head = b"\r\n\r\n\0\r\nQUIT\n" + bytes([chance.choice([0x20, 0x21, 0x22, 0x11, chance.randrange(256)])])
-    head += bytes([chance.choice([0, 0x11, 0x12, 0x21, 0x31, chance.randrange(256)])]) + length.to_bytes(2, "big")
-    return head + chance.randbytes(chance.choice([length, max(length - 1, 0), chance.randrange(400)]))
-
-
 def test_headers_of_nonsense_do_no_harm():
     """The parsers have their own property test; here are the connections, a request behind each header."""
-    with Scripted(models) as model:
-        listener = "127.0.0.1:0, proxy_protocol: [127.0.0.1]"
-        keys = {"here": ["--permissions", "read", "--allow-from", ALLOWED]}
-        with Gateway(model.port, keys, listener=listener, config="limits: {header_timeout: 1s}") as gateway:
-            request = f"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {gateway.tokens['here']}\r\n\r\n".encode()
-            granted = []
-
-            def send(seed):
-                chance = random.Random(seed)
-                for _ in range(500):
-                    header = random_header(chance)
-                    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as side:
-                        with contextlib.suppress(OSError):
-                            side.sendall(header + request)
-                            side.shutdown(socket.SHUT_WR)
-                            received = b""
-                            while part := side.recv(4096):
-                                received += part
-                            if received.startswith(b"HTTP/1.1 200"):
-                                granted.append(header)
-
-            threads = [threading.Thread(target=send, args=(seed,)) for seed in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            # Only a sound header of that client was believed.
-            sound = (b"PROXY TCP4 127.0.0.2 ", b"\r\n\r\n\0\r\nQUIT\n\x21\x11")
-            assert all(header.startswith(sound) for header in granted), granted
-            assert not any("panic" in line for line in gateway.lines)
-            with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as side:
-                side.sendall(b"PROXY TCP4 127.0.0.2 127.0.0.1 1 2\r\n" + request)
-                assert side.recv(4096).startswith(b"HTTP/1.1 200")
+    granted, lines = sent_headers(4000)
+    assert granted and not any("panic" in line for line in lines)

@@ -1,13 +1,15 @@
-"""Certificates of 90 seconds that are renewed five times under load by both challenges, and 50 kills of an order."""
+"""Certificates of 90 seconds that are renewed five times under load by both challenges, 50 kills of an order, and
+200,000 altered PROXY headers on connections of their own."""
 
 import concurrent.futures
 import random
 
 from authority import Pebble
+from balancer import sent_headers
 from edge import killed_again_and_again, renewals_under_load
 from redis_server import server_port
 
-RENEWALS, LIFE, KILLS = 5, 90, 50
+RENEWALS, LIFE, KILLS, HEADERS = 5, 90, 50, 200_000
 
 
 def renewed(challenge):
@@ -30,6 +32,9 @@ def main():
         moments = [random.uniform(0.0, 0.75) for _ in range(KILLS)]
         orders, certificates = killed_again_and_again(pebble, moments)
         print(f"{KILLS} kills: {sum(orders)} orders in {len(orders)} starts, at most {max(orders)} of one; {certificates}")
+    granted, lines = sent_headers(HEADERS)
+    panics = sum("panic" in line for line in lines)
+    print(f"{HEADERS} altered PROXY headers: {len(granted)} sound ones of the allowed client, {panics} panics")
 
 
 if __name__ == "__main__":
