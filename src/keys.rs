@@ -17,4 +17,4 @@ pub(crate) use crate::permission::{Permission, Permissions};
 pub(crate) use api_key::{ApiKey, Circumstances, Draft, Invalidity, State};
 pub(crate) use record::KeyRecord;
 pub(crate) use terms::{Secret, Terms};
-pub(crate) use token::{Credential, Form, KeyHash, is_presentable};
+pub(crate) use token::{Credential, Form, KeyHash, PREFIX as TOKEN_PREFIX, is_presentable};

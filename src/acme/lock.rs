@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::storage::TEMPORARY;
+use super::storage::{TEMPORARY, at};
 use crate::random_id::random_id;
 use crate::regular_file;
 
@@ -51,6 +51,10 @@ impl Lock {
     ///
     /// The file can't be written.
     pub(super) fn take(path: &Path, now: Timestamp) -> io::Result<Option<Self>> {
+        Lock::try_take(path, now).map_err(|error| at(path, &error))
+    }
+
+    fn try_take(path: &Path, now: Timestamp) -> io::Result<Option<Self>> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => {}

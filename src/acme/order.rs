@@ -26,6 +26,9 @@ const VALIDATION: RetryPolicy = RetryPolicy::new()
     .timeout(Duration::from_secs(120));
 /// Greatest number of attempts that go on with the same order.
 const MOST_ATTEMPTS: u32 = 5;
+/// Greatest number of certificates of a chain, and its greatest length, PEM. A handshake takes no more.
+const MOST_CERTIFICATES: usize = 10;
+const LONGEST_CHAIN: usize = 48 * 1024;
 /// How far in the future a certificate may begin: clocks differ.
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
@@ -233,8 +236,16 @@ impl<A: Answers> Ordering<'_, A> {
             let message = format!("the authority has issued a certificate that {why}");
             Err(Failure::new(message, "check `acme.directory`, and the clocks of both machines"))
         };
-        let leaf = CertificateDer::from_pem_slice(chain.as_bytes());
-        let Some(life) = leaf.ok().and_then(|leaf| Life::of(&leaf)) else { return refused("can't be read") };
+        // Clients refuse a chain with one bad certificate in it, and one that is too long.
+        let lives = CertificateDer::pem_slice_iter(chain.as_bytes()).take(MOST_CERTIFICATES + 1);
+        let lives: Option<Vec<Life>> = lives.map(|certificate| Life::of(&certificate.ok()?)).collect();
+        let Some(life) = lives.as_ref().and_then(|lives| lives.first()) else {
+            return refused("can't be read");
+        };
+        if lives.as_ref().is_some_and(|lives| lives.len() > MOST_CERTIFICATES) || chain.len() > LONGEST_CHAIN
+        {
+            return refused("has too long a chain");
+        }
         let latest_begin = self.now.checked_add(SKEW).unwrap_or(self.now);
         match () {
             () if life.covers(&self.acme.domains) < self.acme.domains.len() => {
@@ -246,7 +257,7 @@ impl<A: Answers> Ordering<'_, A> {
             () if self.replaced.as_ref().is_some_and(|(_, old)| life.not_before < old.not_before) => {
                 refused("is older than the one that it replaces")
             }
-            () => Ok(life),
+            () => Ok(life.clone()),
         }
     }
 }

@@ -67,6 +67,12 @@ pub(super) fn pause(failures: u32, kind: Kind, asked: Option<Duration>, chance: 
     whole.saturating_add(share(whole, JITTER * chance.clamp(0.0, 1.0)))
 }
 
+/// Returns the pause that leaves time for another attempt before the certificate in service ends: at most half
+/// of the time that is `left`, but no shorter than an hour if it is longer.
+pub(super) fn while_serving(pause: SignedDuration, left: SignedDuration) -> SignedDuration {
+    pause.min((left / 2).max(SignedDuration::from_hours(1)))
+}
+
 /// Returns when a certificate is renewed by its own life: at two thirds of it.
 pub(super) fn renewal(life: &Life) -> Timestamp {
     life.not_before.checked_add(life.length().saturating_mul(2) / 3).unwrap_or(life.not_after)
@@ -139,6 +145,17 @@ mod tests {
         assert_eq!(secs(Kind::Other, Some(u64::MAX)), 10);
         assert_eq!(secs(Kind::Other, Some(1 << 40)), 48 * 3600);
         assert_eq!(pause(1, Kind::Other, None, 1.0), SignedDuration::from_millis(12_500));
+    }
+
+    #[test]
+    fn the_last_attempts_before_a_certificate_ends_come_oftener() {
+        let hours = |pause, left| {
+            while_serving(SignedDuration::from_hours(pause), SignedDuration::from_hours(left)).as_hours()
+        };
+        assert_eq!(
+            (hours(12, 100), hours(12, 8), hours(12, 1), hours(12, -5), hours(0, 1)),
+            (12, 4, 1, 1, 0)
+        );
     }
 
     #[test]

@@ -135,12 +135,13 @@ impl Storage {
     pub(crate) fn check(&self) -> Result<(), Fault> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
         let is_foreign = |name: &str| !DIRECTORIES.contains(&name) && name != "lost+found";
-        match entries.map(|entry| entry.file_name()).any(|name| is_foreign(&name.to_string_lossy())) {
-            true => {
-                let fault = Fault::of_file(&self.0, "the storage of certificates has other files in it");
-                Err(fault.hint("a directory of its own, as `acme.storage`"))
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        match names.find(|name| is_foreign(name)) {
+            Some(name) => {
+                let message = format!("the storage of certificates has other files in it, such as {name}");
+                Err(Fault::of_file(&self.0, message).hint("a directory of its own, as `acme.storage`"))
             }
-            false => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -321,6 +322,15 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Writes a file so that a reader finds the whole old one or the whole new one, also after a loss of power.
 /// `is_sound`: whether the new one, at a place of its own, may replace the old one.
 fn write_if(path: &Path, content: &[u8], is_sound: impl FnOnce(&Path) -> bool) -> io::Result<()> {
+    replace(path, content, is_sound).map_err(|error| at(path, &error))
+}
+
+/// Names the file in an error.
+pub(super) fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn replace(path: &Path, content: &[u8], is_sound: impl FnOnce(&Path) -> bool) -> io::Result<()> {
     let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
     // Its mode is 0600 from the beginning.
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;

@@ -365,7 +365,10 @@ impl Tending {
             progress.failures = progress.failures.saturating_add(1);
         }
         progress.is_asked_to_wait = kind == Kind::RateLimited || retry_after.is_some();
-        let pause = schedule::pause(progress.failures, kind, retry_after, fastrand::f64());
+        let mut pause = schedule::pause(progress.failures, kind, retry_after, fastrand::f64());
+        if let Some(stored) = self.stored().filter(|_| !progress.is_asked_to_wait) {
+            pause = schedule::while_serving(pause, stored.life.not_after.duration_since(now));
+        }
         progress.retry_at = now.checked_add(pause).ok();
         let fault = KeptFault { message: message.clone(), advice: advice.clone(), at: now };
         progress.fault = Some(fault.clone());

@@ -15,6 +15,7 @@ use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{BudgetReport, Limiter, Unsettled};
+use crate::net::https;
 use crate::net::tls::{self, ListenerTls};
 use crate::observe::ledger::Ledger;
 use crate::observe::untold::{Collected, Untold};
@@ -248,6 +249,9 @@ fn listener_tls(listener: &Listener, purpose: Purpose) -> Result<Option<Arc<List
         Purpose::Service => storage.open(),
         Purpose::Check => storage.check(),
     });
+    if let Some(acme) = section.acme() {
+        https::check(acme)?;
+    }
     let config = tls::server_config(section, None)?;
     match opened {
         Err(fault) if config.is_waiting() => Err(fault.into()),

@@ -12,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::digest::sha256;
 
-const PREFIX: &str = "bwk_";
+pub(crate) const PREFIX: &str = "bwk_";
 const ID_LENGTH: usize = 10;
 const SECRET_LENGTH: usize = 32;
 const CHECKSUM_LENGTH: usize = 6;

@@ -2,13 +2,13 @@
 //!
 //! Requests to upstreams are sent by `upstream::pool`.
 
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -40,6 +40,13 @@ impl Body for Answer {
     }
 }
 
+/// A stream of any kind. There is one client for all of them, since none is called often.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Io for S {}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// Opens a connection, sends a request on it, and returns the answer.
 ///
 /// # Errors
@@ -47,11 +54,11 @@ impl Body for Answer {
 /// Fails if no connection can be opened, or if the answer is not valid HTTP.
 pub(crate) async fn send<B>(address: &Address, request: Request<B>) -> anyhow::Result<Response<Answer>>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
     match address {
-        Address::Tcp(address) => send_on(TcpStream::connect(address).await, request).await,
-        Address::Unix(path) => send_on(UnixStream::connect(path).await, request).await,
+        Address::Tcp(address) => send_on(TcpStream::connect(address).await?, request).await,
+        Address::Unix(path) => send_on(UnixStream::connect(path).await?, request).await,
     }
 }
 
@@ -59,16 +66,21 @@ where
 ///
 /// # Errors
 ///
-/// As [`send`].
-pub(super) async fn send_on<S, B>(
-    stream: io::Result<S>,
-    request: Request<B>,
-) -> anyhow::Result<Response<Answer>>
+/// Fails if the answer is not valid HTTP.
+pub(super) async fn send_on<S, B>(stream: S, request: Request<B>) -> anyhow::Result<Response<Answer>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream?)).await?;
+    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+    send_boxed(Box::new(stream), request).await
+}
+
+async fn send_boxed(
+    stream: Box<dyn Io>,
+    request: Request<UnsyncBoxBody<Bytes, Error>>,
+) -> anyhow::Result<Response<Answer>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut task = JoinSet::new();
     task.spawn(async move {
         // An error of the connection is ignored here, because it also makes the request fail, and

@@ -42,6 +42,15 @@ const LONGEST_WAIT: u64 = 86_400;
 const INFO_HOLDS: u64 = 21_600;
 const OWN_NAME: &str = concat!("bearward/", env!("CARGO_PKG_VERSION"));
 
+/// Checks that a client for an authority can be made.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub(crate) fn check(acme: &Acme) -> Result<(), Faults> {
+    connect(acme).map(drop)
+}
+
 /// Makes the client for an authority.
 ///
 /// # Errors
@@ -130,7 +139,7 @@ impl HttpsClient {
         parts.headers.insert(USER_AGENT, HeaderValue::from_static(OWN_NAME));
         let root = || PathAndQuery::from_static("/");
         parts.uri = Uri::from(uri.path_and_query().cloned().unwrap_or_else(root));
-        let response = send_on(Ok(stream), Request::from_parts(parts, body)).await?;
+        let response = send_on(stream, Request::from_parts(parts, body)).await?;
         let (mut head, body) = response.into_parts();
         self.take_wait(&mut head, is_get);
         let body = Limited::new(body, MAX_ANSWER).collect().await;

@@ -52,11 +52,7 @@ impl Proxied {
                 return Err(error);
             }
         };
-        let client = match stated {
-            Stated::Client(client) => Some(client.to_canonical()),
-            Stated::Balancer => peer.address,
-            Stated::Unknown => Some(NOBODY),
-        };
+        let client = client_of(stated, peer.address);
         (peer.address, peer.address_value) = (client, client.and_then(address_value));
         peer.activity.unauthenticated_use.leave_list();
         let standing = Standing::of(peer.address, peer.door, &peer.gateway, &self.crowd, &peer.activity);
@@ -68,6 +64,18 @@ impl Proxied {
         }
         (peer.is_trusted, peer.over_limit) = (is_trusted, over_limit);
         Ok(Some((stream, peer, member)))
+    }
+}
+
+/// Returns the address of the client of a connection from `balancer`.
+fn client_of(stated: Stated, balancer: Option<IpAddr>) -> Option<IpAddr> {
+    let is_here = |address: IpAddr| address.to_canonical().is_loopback();
+    match stated {
+        // Whoever is on the balancer's machine is not on this one.
+        Stated::Client(client) if is_here(client) && !balancer.is_some_and(is_here) => Some(NOBODY),
+        Stated::Client(client) => Some(client.to_canonical()),
+        Stated::Balancer => balancer,
+        Stated::Unknown => Some(NOBODY),
     }
 }
 
@@ -83,4 +91,29 @@ fn report(peer: &Peer, error: &io::Error) {
         %error,
         "a connection from a network of `proxy_protocol` was closed: does the balancer send PROXY headers?"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_a_header_gains_no_trust_of_this_machine() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let stated = |text: &str| Stated::Client(address(text));
+        for (stated, balancer, client) in [
+            (stated("192.0.2.7"), "10.0.0.1", "192.0.2.7"),
+            (stated("::ffff:192.0.2.7"), "10.0.0.1", "192.0.2.7"),
+            (stated("127.0.0.1"), "10.0.0.1", "0.0.0.0"),
+            (stated("::1"), "10.0.0.1", "0.0.0.0"),
+            (stated("::ffff:127.0.0.1"), "10.0.0.1", "0.0.0.0"),
+            (stated("127.0.0.2"), "127.0.0.1", "127.0.0.2"),
+            (stated("127.0.0.2"), "::ffff:127.0.0.1", "127.0.0.2"),
+            (Stated::Balancer, "10.0.0.1", "10.0.0.1"),
+            (Stated::Unknown, "10.0.0.1", "0.0.0.0"),
+            (Stated::Unknown, "127.0.0.1", "0.0.0.0"),
+        ] {
+            assert_eq!(client_of(stated, Some(address(balancer))), Some(address(client)), "{stated:?}");
+        }
+    }
 }

@@ -14,10 +14,15 @@ use crate::folding::folded;
 use crate::forward::headers::KEY_HEADERS;
 use crate::gate;
 use crate::guard::{self, Target};
+use crate::keys::TOKEN_PREFIX;
 use crate::snapshot::Snapshot;
 
-/// Names of parameters in which API clients send keys (RFC 6750, section 2.3, and others like it).
-const KEY_PARAMETERS: [&str; 6] = ["access_token", "api_key", "api-key", "apikey", "key", "subscription-key"];
+/// Names of parameters in which API clients send keys (RFC 6750, section 2.3, and others like it), and names of
+/// headers beside [`KEY_HEADERS`].
+const KEY_PARAMETERS: [&str; 8] =
+    ["access_token", "api_key", "api-key", "apikey", "auth", "key", "subscription-key", "token"];
+const MORE_KEY_HEADERS: [&str; 4] =
+    ["anthropic-api-key", "private-token", "proxy-authorization", "x-access-token"];
 
 /// Whether a request may have an answer before its key is looked at: one to a certificate authority, or a
 /// redirect.
@@ -74,20 +79,53 @@ fn came_over_tls(known: Known<'_>, headers: &HeaderMap) -> bool {
         && values.all(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
-/// Whether a request has a credential, in any place where clients put one.
+/// Whether a request has a credential, in any place where clients put one; or a key of bearward's own anywhere in
+/// its head.
 fn carries_credential(parts: &Parts, snapshot: &Snapshot) -> bool {
     let is_key = |name: &HeaderName| {
         let folded = folded(name);
-        KEY_HEADERS.contains(&folded.as_str()) || snapshot.secret_headers.contains(&folded)
+        KEY_HEADERS.contains(&folded.as_str())
+            || MORE_KEY_HEADERS.contains(&folded.as_str())
+            || snapshot.secret_headers.contains(&folded)
     };
-    let in_header =
-        parts.headers.iter().any(|(name, value)| is_key(name) && !value.as_bytes().trim_ascii().is_empty());
-    let mut parameters = parts.uri.query().unwrap_or_default().split(['&', ';']);
-    let in_query = parameters.any(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        !value.is_empty() && KEY_PARAMETERS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    let in_header = parts.headers.iter().any(|(name, value)| {
+        is_key(name) && !value.as_bytes().trim_ascii().is_empty() || holds_own_key(value.as_bytes())
     });
-    in_header || in_query || gate::has_key_in_protocols(&parts.headers)
+    let query = decoded(parts.uri.query().unwrap_or_default());
+    let mut parameters = query.split(|byte| matches!(byte, b'&' | b';'));
+    let in_query = parameters.any(|parameter| {
+        let name = parameter.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let has_value = parameter.len() > name.len() + 1;
+        has_value && KEY_PARAMETERS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+    });
+    let in_target = holds_own_key(&decoded(parts.uri.path())) || holds_own_key(&query);
+    in_header || in_query || in_target || gate::has_key_in_protocols(&parts.headers)
+}
+
+fn holds_own_key(text: &[u8]) -> bool {
+    memchr::memmem::find(text, TOKEN_PREFIX.as_bytes()).is_some()
+}
+
+/// Decodes percent-encoded bytes. What is no valid encoding stays.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digits =
+            behind.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    bytes
 }
 
 /// Makes the redirect to https (RFC 9110, section 15.4.9). A Host without a port most likely means that the

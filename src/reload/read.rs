@@ -17,6 +17,7 @@ use crate::key_store::provisions::{Provided, Provisions};
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
+use crate::net::https;
 use crate::net::tls::{self, ListenerTls};
 use crate::proxy::Gateway;
 use crate::shared::Settings;
@@ -131,6 +132,9 @@ impl Current {
             let before = running.swappable.as_ref().map(|tls| tls.load_full());
             if let Some(storage) = new_storage(section, running.listener.tls.as_ref()) {
                 storage.open()?;
+            }
+            if let Some(acme) = section.and_then(Tls::acme) {
+                https::check(acme)?;
             }
             let made = section.map(|section| tls::server_config(section, before.as_deref()));
             certificates.push(made.transpose()?);

@@ -411,22 +411,57 @@ def test_replicas_with_a_server_answer_for_each_other(challenge):
         assert pebble.orders() == 2
 
 
-def test_an_order_that_can_only_fail_is_given_up():
-    with pebble_and_way(tls_port=server_port()) as (pebble, way):
+def junk(chain, _):
+    return chain + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
-        def other_names(path, status, headers, body):
-            # The certificate of an earlier order, for another name.
-            return (status, headers, foreign) if path.startswith("/certZ/") else (status, headers, body)
 
-        way.alter = other_names
-        other = pebble.authority.issue_cert("elsewhere.example.test")
-        foreign = b"".join(blob.bytes() for blob in other.cert_chain_pems)
-        with edge(pebble, pebble.path / "storage", directory=way.url) as gateway:
-            wait_for("the fault", lambda: gateway.admin_status()["acme"][0]["fault"])
-            assert "not for all names" in gateway.admin_status()["acme"][0]["fault"]["message"]
-            way.alter = lambda path, status, headers, body: (status, headers, body)
-            wait_until_ready(gateway, seconds=40)
-            assert pebble.orders() == 2
+def too_many(chain, _):
+    return chain + chain[chain.rindex(b"-----BEGIN") :] * 600
+
+
+def for_other_names(_, authority):
+    return authority.issue_cert("elsewhere.example.test").cert_chain_pems[0].bytes()
+
+
+def with_a_key(_, authority):
+    """A certificate for the right names, and its key beside it: not what was ordered."""
+    other = authority.issue_cert(DOMAIN, "more.example.test")
+    return other.private_key_pem.bytes() + other.cert_chain_pems[0].bytes()
+
+
+USELESS = {
+    junk: "can't be read",
+    too_many: "too long a chain",
+    for_other_names: "not for all names",
+    with_a_key: "not for the key",
+    lambda *_: (b""): "can't be read",
+}
+
+
+def test_a_certificate_that_is_of_no_use_replaces_none():
+    def run(case):
+        altered, told = case
+        with pebble_and_way(tls_port=server_port()) as (pebble, way):
+            with edge(pebble, pebble.path / "storage", directory=way.url) as gateway:
+                wait_until_ready(gateway)
+                roots = pebble.roots()
+                first = certificate(gateway.port, roots)
+                way.alter = lambda path, status, headers, body: (
+                    (status, headers, altered(body, pebble.authority)) if path.startswith("/certZ/") else (status, headers, body)
+                )
+                path = gateway.path / "bearward.yaml"
+                path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
+                gateway.reload()
+                wait_for("the fault", lambda: gateway.admin_status()["acme"][0]["fault"])
+                assert told in gateway.admin_status()["acme"][0]["fault"]["message"], told
+                assert certificate(gateway.port, roots) == first
+                way.alter = lambda path, status, headers, body: (status, headers, body)
+                # The order that gave this is given up.
+                wait_for("the new one", lambda: certificate(gateway.port, roots) != first, seconds=40)
+                certificate(gateway.port, roots, "more.example.test")
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(run, USELESS.items()))
 
 
 def test_tokens_are_answered_before_all_routes_and_no_others():

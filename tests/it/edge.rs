@@ -204,8 +204,21 @@ async fn requests_are_redirected_unless_their_key_is_lost_already() {
         ("GET /?a=1&access_token=abc", "A: b".to_owned()),
         ("GET /?API_KEY=abc", "A: b".to_owned()),
         ("GET /?key=abc", "A: b".to_owned()),
+        ("GET /?k%65y=abc", "A: b".to_owned()),
+        ("GET /?token=abc", "A: b".to_owned()),
+        ("GET /", "Proxy-Authorization: Basic eDp5".to_owned()),
+        // A key of bearward's own, in any place.
+        ("GET /", format!("X-Team: {}", gateway.token("ci"))),
+        ("GET /", format!("Cookie: key={}", gateway.token("ci"))),
         ("GET /", "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.abc".to_owned()),
     ];
+    let own = gateway.token("ci");
+    for line in
+        [format!("GET /v1/{own}"), format!("GET /?{own}"), format!("GET /?x={}", own.replace('_', "%5f"))]
+    {
+        let answer = gateway.sends(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        answer.assert_denied(403, "CREDENTIAL_IN_CLEAR");
+    }
     for (line, header) in in_clear {
         let answer = gateway.sends(format!("{line} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n")).await;
         match header.contains('_') {
