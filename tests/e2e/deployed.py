@@ -381,7 +381,12 @@ class Busy:
             f"state: {{path: {directory}/state}}\n"
         )
         gone = ", queue: {slots: 1000}}, {name: gone, endpoints: [http://127.0.0.1:1]"
-        self.gateway = Gateway(model, self.KEYS, tls=True, plain_too=True, admin=True, config=config, fields=gone)
+        # A certificate of an authority that is away.
+        acme = f"domains: [a.example], directory: 'https://127.0.0.1:1/dir', storage: {directory}/acme"
+        listener = f"127.0.0.1:0, tls: {{acme: {{{acme}}}}}}}, {{address: 127.0.0.1:0"
+        self.gateway = Gateway(
+            model, self.KEYS, tls=True, plain_too=True, admin=True, config=config, fields=gone, listener=listener
+        )
         self.stopping = threading.Event()
         self.asking = threading.Thread(target=self.ask, daemon=True)
         self.port = free_port()

@@ -871,6 +871,7 @@ NOT_CAUSED = [
     ("ReplicasDiffer", {f"bearward_secrets{{{OF}}}": "5x30", 'bearward_secrets{job="bearward", instance="b"}': "6x30"}),
     ("CertificateEnds", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{13 * 86400}x30"}),
     ("CertificateEnds CertificateEndsNow", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{86400}x30"}),
+    ("CertificateNotRenewed", {f'bearward_acme_failing{{{OF}, domains="a.example"}}': "1x30"}),
     ("ThreadEnded", {f'bearward_threads_ended_total{{{OF}, thread="log"}}': "0x20 1x10"}),
     ("NameNotFound", {f'bearward_endpoint_look_up_failing{{{OF}, upstream="m", endpoint="http://model:1"}}': "1x30"}),
     ("StoreUnread", {f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0+60x30"}),
@@ -902,6 +903,7 @@ NOT_CAUSED = [
             f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0x30",
             f"bearward_keys_held{{{OF}}}": "0x30",
             f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{90 * 86400}x30",
+            f'bearward_acme_failing{{{OF}, domains="a.example"}}': "0x20 1x10",
             f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "3x30",
             f'bearward_added_seconds_bucket{{{OF}, le="0.1"}}': "0+100x30",
             f'bearward_added_seconds_bucket{{{OF}, le="+Inf"}}': "0+100x30",
@@ -933,5 +935,5 @@ def test_the_other_alerts_fire_when_they_should(tmp_path):
 # Alerts that `busy` causes; no others may become active.
 CAUSED = {f"Bearward{name}" for name in (
     "ReloadRefused", "KeyEnds", "EndpointDown", "UpstreamFails", "ServerErrors", "Guessing", "LimitReached", "LogLinesLost",
-    "SpansLost", "KeysDueForRotation", "StrangersFlood",
+    "SpansLost", "KeysDueForRotation", "StrangersFlood", "CertificateNotRenewed",
 )}  # fmt: skip
