@@ -152,15 +152,9 @@ async fn serve_tls<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let shaken = {
-        let mut handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
-        let in_time = timeout(limits.handshake_timeout, handshake.as_mut());
-        tokio::select! {
-            shaken = in_time => shaken,
-            () = grace_is_over(shutdown.clone()) => return Ok(None),
-        }
-    };
-    Ok(Some(serve_shaken(shaken??, peer, limits, shutdown)))
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+    let shaken = in_time(handshake, limits, shutdown.clone()).await?;
+    Ok(shaken.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
 }
 
 /// Serves a listener that gets its certificate by itself, and whose handshakes may be those of an authority.
@@ -175,13 +169,22 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let shaken = {
-        let mut handshake = Box::pin(authority::accept(stream, &tls, &peer.gateway.acme));
-        tokio::select! {
-            shaken = timeout(limits.handshake_timeout, handshake.as_mut()) => shaken,
-            () = grace_is_over(shutdown.clone()) => return Ok(None),
-        }
+        let handshake = Box::pin(authority::accept(stream, &tls, &peer.gateway.acme));
+        in_time(handshake, limits, shutdown.clone()).await?.flatten()
     };
-    Ok(shaken??.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
+    Ok(shaken.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
+}
+
+/// Waits for a handshake. Returns `None` if the process stops meanwhile.
+async fn in_time<T>(
+    handshake: Pin<Box<impl Future<Output = io::Result<T>>>>,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<Option<T>> {
+    tokio::select! {
+        shaken = timeout(limits.handshake_timeout, handshake) => Ok(Some(shaken??)),
+        () = grace_is_over(shutdown) => Ok(None),
+    }
 }
 
 /// Serves HTTP after a handshake.

@@ -44,6 +44,13 @@ def events(gateway, event):
     return [json.loads(line) for line in list(gateway.lines) if f'"{event}"' in line]
 
 
+def add_a_domain(gateway):
+    """Adds a domain to the configuration, so that an order is due at once."""
+    path = gateway.path / "bearward.yaml"
+    path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
+    assert gateway.reload()["data"]["config"] == "applied"
+
+
 def test_certificates_are_renewed_under_load_by_either_challenge():
     def renewed(challenge):
         with Pebble(life=SHORT, tls_port=server_port(), http_port=server_port()) as pebble:
@@ -131,9 +138,7 @@ def test_a_domain_that_is_added_leaves_the_old_certificate_in_service():
             first = certificate(gateway.port, roots)
             # The authority is away, so that the new certificate does not come.
             way.answer = lambda *_: (503, [], b"away")
-            path = gateway.path / "bearward.yaml"
-            path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
-            assert gateway.reload()["data"]["config"] == "applied"
+            add_a_domain(gateway)
             wait_for("the fault", lambda: gateway.admin_status()["acme"][0]["fault"])
             assert certificate(gateway.port, roots) == first and readiness(gateway)[0] == 200
             # Also after a restart.
@@ -201,9 +206,7 @@ def test_faults_of_the_authority_leave_the_old_certificate_and_are_told():
                 first = certificate(gateway.port, roots)
                 # Another domain is wanted, so that an order is due at once.
                 way.answer, since = answer or way.hang, time.monotonic()
-                path = gateway.path / "bearward.yaml"
-                path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
-                gateway.reload()
+                add_a_domain(gateway)
                 wait_for(f"{name} is told", lambda: gateway.admin_status()["acme"][0]["fault"], seconds=60)
                 status = gateway.admin_status()["acme"][0]
                 assert told in status["fault"]["message"] and status["fault"]["advice"], (name, status)
@@ -262,9 +265,7 @@ def test_an_account_that_was_deactivated_is_told_and_the_old_certificate_serves(
             way.answer = lambda method, path, body: (
                 problem(403, "unauthorized", "the account was deactivated") if method == "POST" else None
             )
-            path = gateway.path / "bearward.yaml"
-            path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
-            gateway.reload()
+            add_a_domain(gateway)
             wait_for("the fault", lambda: gateway.admin_status()["acme"][0]["fault"])
             fault = gateway.admin_status()["acme"][0]["fault"]
             assert "deactivated" in fault["message"] and "accounts/" in fault["advice"]
@@ -449,9 +450,7 @@ def test_a_certificate_that_is_of_no_use_replaces_none():
                 way.alter = lambda path, status, headers, body: (
                     (status, headers, altered(body, pebble.authority)) if path.startswith("/certZ/") else (status, headers, body)
                 )
-                path = gateway.path / "bearward.yaml"
-                path.write_text(path.read_text().replace(f"[{DOMAIN}]", f"[{DOMAIN}, more.example.test]"))
-                gateway.reload()
+                add_a_domain(gateway)
                 wait_for("the fault", lambda: gateway.admin_status()["acme"][0]["fault"])
                 assert told in gateway.admin_status()["acme"][0]["fault"]["message"], told
                 assert certificate(gateway.port, roots) == first
