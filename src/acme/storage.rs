@@ -48,6 +48,8 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(600);
 const MOST_ANSWERS: usize = 1000;
 /// Longest beginning of a name that is a domain, so that the name of each file has room.
 const LONGEST_PREFIX: usize = 100;
+/// The last line of a certificate (RFC 7468, section 2).
+const END: &str = "-----END CERTIFICATE-----";
 /// The beginning of the names of files that are not complete yet.
 pub(super) const TEMPORARY: &str = ".bearward-";
 
@@ -187,7 +189,9 @@ impl Storage {
         provider: &CryptoProvider,
     ) -> io::Result<()> {
         // The key comes first: what is read as the key must not be one that the authority has sent along.
-        let content = Zeroizing::new(format!("{}\n{chain}", key.trim_end()));
+        let end = chain.rfind(END).map_or(chain.len(), |end| end + END.len());
+        let chain = chain.get(..end).unwrap_or(chain);
+        let content = Zeroizing::new(format!("{}\n{chain}\n", key.trim_end()));
         write_if(&self.certificate_file(name), content.as_bytes(), |written| {
             load(written.to_owned(), provider).is_some_and(|stored| stored.key.keys_match().is_ok())
         })
@@ -299,15 +303,22 @@ fn load(file: PathBuf, provider: &CryptoProvider) -> Option<Stored> {
         return None;
     }
     match pem::certified_key(&pair, provider) {
-        Ok(key) => {
+        Ok(key) if is_whole(&file) => {
             let life = Life::of(key.cert.first()?)?;
             Some(Stored { file, key, life })
         }
-        Err(fault) => {
-            tracing::warn!(file = %file.display(), why = fault.message, "a stored certificate is of no use");
+        unusable => {
+            let why = unusable.err().map_or_else(|| "it is cut off".to_owned(), |fault| fault.message);
+            tracing::warn!(file = %file.display(), why, "a stored certificate is of no use");
             None
         }
     }
+}
+
+/// Whether a file ends with the end of a certificate. A reader of PEM passes over one that is cut off.
+fn is_whole(file: &Path) -> bool {
+    let content = regular_file::read(file);
+    content.is_ok_and(|content| content.trim_ascii_end().ends_with(END.as_bytes()))
 }
 
 /// Returns the digest by which a question is known in the storage.
@@ -421,6 +432,15 @@ mod tests {
             assert_eq!(stored.life.not_after.to_string(), "2030-01-01T00:00:00Z");
         }
         assert_eq!(fs::read_dir(storage.0.join(CERTIFICATES)).unwrap().count(), 1);
+        // What stands behind the chain is left out, and a chain that is cut off is none.
+        let with_text = format!("{other_chain}{other_chain}trailing text");
+        storage.write_certificate("other", (&with_text, &other_key), &provider).unwrap();
+        let path = storage.certificate_file("other");
+        let whole = fs::read(&path).unwrap();
+        let stored = |names: &[String]| storage.certificate("other", names, &provider, now);
+        assert_eq!(stored(&names(&["a.example"])).unwrap().key.cert.len(), 2);
+        fs::write(&path, &whole[..whole.len() - 100]).unwrap();
+        assert!(stored(&names(&["a.example"])).is_none());
         assert!(storage.certificate("name", &names(&["a.example", "b.example"]), &provider, now).is_none());
         let later = "2030-01-01T00:00:00Z".parse().unwrap();
         assert!(storage.certificate("name", &names(&["a.example"]), &provider, later).is_none());

@@ -92,6 +92,10 @@ class Pebble:
         """Number of orders since the start."""
         return sum("There are now" in line and "orders in the db" in line for line in self.lines)
 
+    def accounts(self):
+        """Number of accounts since the start."""
+        return sum("There are now" in line and "accounts in memory" in line for line in self.lines)
+
     def __enter__(self):
         return self
 

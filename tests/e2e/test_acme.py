@@ -301,7 +301,7 @@ class RenewalInfo:
     says which certificate an order replaces; `refuses`: whether it refuses orders that replace one."""
 
     def __init__(self, way, echoes=True, refuses=False):
-        self.way, self.orders, self.echoes, self.refuses = way, [], echoes, refuses
+        self.way, self.orders, self.asked, self.echoes, self.refuses = way, [], None, echoes, refuses
         way.answer, way.alter = self.answer, self.alter
 
     def answer(self, method, path, body):
@@ -310,16 +310,20 @@ class RenewalInfo:
             return 200, [("retry-after", "21600")], json.dumps({"suggestedWindow": window}).encode()
         if path == "/order-plz":
             payload = json.loads(body)["payload"]
-            self.orders.append(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))))
-            if self.refuses and "replaces" in self.orders[-1]:
+            self.asked = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            if self.refuses and "replaces" in self.asked:
+                self.orders.append(self.asked)
                 return problem(403, "unauthorized", "requester account did not request the certificate being replaced")
         return None
 
     def alter(self, path, status, headers, body):
         if path == "/dir":
             body = json.dumps({**json.loads(body), "renewalInfo": f"{self.way.url[:-4]}/renewal-info"}).encode()
-        elif path == "/order-plz" and status == 201 and "replaces" in self.orders[-1] and self.echoes:
-            body = json.dumps({**json.loads(body), "replaces": self.orders[-1]["replaces"]}).encode()
+        elif path == "/order-plz" and status == 201:
+            # Pebble refuses some requests for their nonces, which are then repeated.
+            self.orders.append(self.asked)
+            if "replaces" in self.asked and self.echoes:
+                body = json.dumps({**json.loads(body), "replaces": self.asked["replaces"]}).encode()
         return status, headers, body
 
 
@@ -381,7 +385,7 @@ def test_two_certificates_have_one_account():
         listener = f"{more}, {acme(pebble, storage, directory=way.url)}"
         with Gateway(1, {"reader": ["--permissions", "read"]}, listener=listener, admin=True) as gateway:
             wait_until_ready(gateway)
-            assert way.count("/sign-me-up") == 1 and pebble.orders() == 2
+            assert pebble.accounts() == 1 and pebble.orders() == 2
             certificate(second, pebble.roots(), "other.example.test")
             certificate(pebble.tls_port, pebble.roots())
 
