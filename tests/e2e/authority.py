@@ -52,7 +52,11 @@ class Pebble:
         (path / "config.json").write_text(json.dumps({"pebble": config}))
         self.url = f"https://localhost:{self.port}/dir"
         self.lines, self.processes = [], []
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def start(self):
         """Starts Pebble, for the first time or again: it forgets everything then."""
