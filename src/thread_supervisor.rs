@@ -5,8 +5,8 @@
 //! Without a worker, its connections are not served. Without the reload thread, no revocation takes
 //! effect. Without the thread for shared limits, no key that has limits is served. Without the thread
 //! that writes the state, a restart would forget what was used of budgets. Without the thread that gets
-//! certificates, these would end. If one of these threads ends, the process stops as on SIGTERM and exits with 1, so that
-//! the service manager restarts it.
+//! certificates, these would end. If one of these threads ends, the process stops as on SIGTERM and
+//! exits with 1, so that the service manager restarts it.
 
 use std::future::Future;
 use std::io;

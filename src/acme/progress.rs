@@ -1,5 +1,6 @@
 //! What is known of the orders for a certificate, in a file of the storage: the order that is open, and the
-//! attempts that have failed. A process that is started again goes on from there.
+//! attempts that have failed. A process that is started again goes on from there. Fields that it does not know are
+//! left out, since replicas of two versions may share the file.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 
 /// What is known of the orders for a certificate.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct Progress {
     /// The order that is open.
     pub(super) order: Option<OpenOrder>,
@@ -31,7 +32,6 @@ pub(super) struct Progress {
 
 /// An order that is open at the authority.
 #[derive(Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct OpenOrder {
     pub(super) url: String,
     /// The private key of the certificate that was ordered, PEM.
@@ -49,7 +49,6 @@ impl std::fmt::Debug for OpenOrder {
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct KeptFault {
     pub(super) message: String,
     pub(super) advice: String,
