@@ -15,7 +15,7 @@ import time
 
 import trustme
 
-from gateway import free_port, is_listening, wait_for
+from gateway import free_port, is_listening, launch, wait_for
 
 # The names of tests. Pebble's own DNS server says that each of them is on this machine.
 DOMAIN = "api.example.test"
@@ -73,7 +73,7 @@ class Pebble:
         wait_for("Pebble listens", lambda: is_listening(self.port))
 
     def _spawn(self, command, environment=None):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        process = launch(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         threading.Thread(target=lambda: self.lines.extend(process.stdout), daemon=True).start()
         self.processes.append(process)
         return process

@@ -1,5 +1,6 @@
 """bearward's real binary as a process, for tests and measurements."""
 
+import errno
 import json
 import os
 import pathlib
@@ -28,6 +29,20 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def launch(command, **options):
+    """A process by `subprocess.Popen`. An exec that fails with EFAULT is tried once more.
+
+    The program and its arguments are sound then: with many processes starting from many threads,
+    Linux was seen to answer EFAULT once in some thousand starts.
+    """
+    try:
+        return subprocess.Popen(command, **options)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return subprocess.Popen(command, **options)
 
 
 def wait_for(condition, holds, seconds=30):
@@ -114,7 +129,7 @@ class Gateway:
 
             # LISTEN_PID must be the process's own id: a shell knows its id and then execs bearward.
             command = ["sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', *command]
-        self.process = subprocess.Popen(
+        self.process = launch(
             command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=prepare, close_fds=not self.fds
         )
         self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)

@@ -12,14 +12,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 
 import grpc_service
 import pytest
 from deployed import DEPLOY, TOOLS
-from gateway import Gateway, free_port, is_listening, wait_for
+from gateway import Gateway, free_port, is_listening, launch, wait_for
 
 EXAMPLES = DEPLOY / "examples"
 EVENTS = 3
@@ -133,7 +132,7 @@ class Proxy:
         self.model, self.door = model, door
         command, environment = getattr(self, name.replace("-", "_"))()
         self.log = open(self.path / "log", "wb")
-        self.process = subprocess.Popen(
+        self.process = launch(
             command, stdout=self.log, stderr=self.log, env={**os.environ, **environment}, start_new_session=True
         )
         try:

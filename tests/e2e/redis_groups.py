@@ -5,10 +5,9 @@ Both take a second or two to form. They only start their processes, so that test
 """
 
 import contextlib
-import subprocess
 import time
 
-from gateway import wait_for
+from gateway import launch, wait_for
 from redis_server import LEAST_ACL, REDIS_7, Closing, Redis, server_port
 
 SLOTS = 16384
@@ -110,7 +109,7 @@ class Sentinel(Redis):
     def start(self, waits=True):
         with open(self.path / "log", "ab") as log:
             command = [self.program, str(self.path / "sentinel.conf"), "--sentinel"]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = launch(command, stdout=log, stderr=log)
         if waits:
             self.wait()
 

