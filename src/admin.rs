@@ -8,6 +8,7 @@ mod access;
 mod answer;
 mod changes;
 mod events;
+mod identities;
 mod keys;
 mod new_key;
 mod outlook;

@@ -6,6 +6,7 @@ mod departures;
 mod descriptors;
 mod door_warnings;
 mod first_keys;
+mod identities;
 mod lookups;
 mod prepared;
 mod start_error;
@@ -27,12 +28,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::acme::{Registry, Renewer, Tools};
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{Address, Admin, Config, Limits};
+use crate::config::{Address, Admin, Config, Door, Limits};
 use crate::hooks::Hooks;
 use crate::key_store::id_secret;
 use crate::limit::Passed;
+use crate::net::authority_client;
 use crate::net::connections_by_address::ConnectionsByAddress;
-use crate::net::https;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{self, Bound, Intake, Service};
 use crate::net::local::Local;
@@ -136,16 +137,14 @@ impl App {
         let gateway = Arc::new(Gateway {
             snapshot: ArcSwap::from_pointee(prepared.snapshot),
             keys: Arc::new(prepared.keys),
+            identities: Arc::new(prepared.identities),
             limiter: Arc::new(prepared.limiter),
             sharing: prepared.sharing,
             learned: Arc::default(),
             prelude_memory: Arc::default(),
             endpoints: prepared.endpoints,
             queues: prepared.queues,
-            doors: listeners
-                .iter()
-                .filter_map(|bound| Some((bound.local().to_string(), bound.door()?)))
-                .collect(),
+            doors: doors_of(&listeners),
             acme: Arc::new(Registry::of(config)),
             is_draining: AtomicBool::new(false),
             clock,
@@ -292,7 +291,8 @@ fn start_acme(gateway: &Arc<Gateway>) -> io::Result<()> {
     let sharing = gateway.sharing.clone();
     let of_server = move || sharing.as_ref().map(|sharing| sharing.settings());
     let (clock, logs_of_thread) = (gateway.clock.clone(), logs.clone());
-    let tools = Tools::new(clock, https::connect, Box::new(of_server), logs_of_thread, crypto_provider());
+    let tools =
+        Tools::new(clock, authority_client::connect, Box::new(of_server), logs_of_thread, crypto_provider());
     let renewer = Renewer::new(gateway.acme.clone(), tools);
     gateway.acme.start_with(move |runtime| {
         logs.threads.clone().spawn(Duty::Acme, "acme", move || renewer.run(&runtime)).map(drop)
@@ -326,6 +326,7 @@ async fn leave(gateway: &Gateway) {
 /// Starts the tasks that run until the process ends, except the admin listener, and what gets certificates.
 fn start_tasks(gateway: &Arc<Gateway>) -> io::Result<()> {
     start_acme(gateway)?;
+    identities::start(gateway)?;
     let logs = gateway.observers.logs().clone();
     let threads = logs.threads.clone();
     threads.spawn_task("health checks", checks::run(gateway.clone()));
@@ -402,6 +403,11 @@ fn bind_listeners(
         bound.set_edge(Edge::new(listener.hsts, listener.redirect_to_https.then_some(https_port)));
     }
     Ok(listeners)
+}
+
+/// Returns the listeners at which other proxies ask, with their addresses.
+fn doors_of(listeners: &[Bound]) -> Vec<(String, Door)> {
+    listeners.iter().filter_map(|bound| Some((bound.local().to_string(), bound.door()?))).collect()
 }
 
 /// Returns the port of the first listener of clients that has TLS; 443 if a proxy before bearward ends TLS.

@@ -9,6 +9,7 @@ mod demo;
 mod explain;
 mod failure;
 mod healthcheck;
+mod issuers;
 mod keys;
 mod reload;
 mod run;

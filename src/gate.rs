@@ -17,9 +17,13 @@ mod authorization;
 mod context;
 mod cors;
 mod credential;
+mod ended;
 mod failed_attempts;
+mod identified;
+mod identity_judge;
 mod model;
 mod principal;
+mod proof;
 mod readings;
 mod revocation;
 mod suspicion;
@@ -33,6 +37,7 @@ use crate::denial::{Code, Denial};
 use crate::guard;
 use crate::guard::Target;
 use crate::guard::client::Client;
+use crate::identity::ClientCertificate;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::route::Route;
@@ -42,12 +47,12 @@ pub(crate) use authorization::may_use;
 pub(crate) use context::Context;
 pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::{harmless_protocols, has_key_in_protocols};
-use failed_attempts::SharedAttempts;
+pub(crate) use ended::Ended;
 pub(crate) use failed_attempts::is_limited;
 pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
 pub(crate) use readings::Readings;
-pub(crate) use revocation::{Ended, Judgement, Revocation};
+pub(crate) use revocation::{Judgement, Revocation};
 pub(crate) use suspicion::note_use;
 
 /// A request, in the form in which a front end passes it to the gate.
@@ -60,11 +65,12 @@ pub(crate) struct Head<'a> {
     pub(crate) identity: Identity<'a>,
 }
 
-/// The key holder on whose behalf a request is decided.
+/// The holder on whose behalf a request is decided.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Identity<'a> {
-    /// The holder of the key that matches the credential in the head.
-    Credential,
+    /// The holder of the key or token that is the credential in the head. Without a credential, the holder of
+    /// the certificate that the client of the connection has presented.
+    Presented(Option<&'a Arc<ClientCertificate>>),
     /// The holder of this key, which was found by the digest of its current secret; `None` for a
     /// caller without a key.
     Assumed(Option<(KeyHash, &'a Arc<LiveKey>)>),
@@ -100,19 +106,26 @@ pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
     // The block ends before the wait, so that the decision is no part of this future.
     let asking = {
         let decided = decide_here(head, context);
-        let shared = decided.facts.authentication.as_ref().map(|authentication| authentication.shared);
-        match shared.filter(|shared| shared.are_asked()) {
-            Some(shared) => Box::pin(ask_all(decided, shared, head, context)),
-            None => return decided,
+        let must_ask = |found: &Authentication| found.shared.are_asked() || found.awaited.is_some();
+        match decided.facts.authentication.as_ref().is_some_and(must_ask) {
+            true => Box::pin(ask(decided, head, context)),
+            false => return decided,
         }
     };
     asking.await
 }
 
-/// Counts the failed attempts of a request in all replicas together, and decides again if the client's
-/// address has used up its attempts.
-async fn ask_all(decided: Decided, shared: SharedAttempts, head: &Head<'_>, context: Context<'_>) -> Decided {
+/// Waits for the keys of a token's issuer, and decides again with them. Counts the failed attempts of a request
+/// in all replicas together, and decides again if the client's address has used up its attempts.
+async fn ask(mut decided: Decided, head: &Head<'_>, context: Context<'_>) -> Decided {
+    let found = decided.facts.authentication.as_mut();
+    if let Some(awaited) = found.and_then(|authentication| authentication.awaited.take()) {
+        awaited.end().await;
+        decided = decide_here(head, context);
+    }
     let is_valid = decided.facts.principal.is_some();
+    let shared = decided.facts.authentication.as_ref().map(|authentication| authentication.shared);
+    let shared = shared.unwrap_or_default();
     match failed_attempts::ask_all(shared, is_valid, head.client, context).await {
         Ok(()) => decided,
         Err(_used_up) => decide_here(head, context),
@@ -127,8 +140,13 @@ pub(crate) async fn decide_own(head: &Head<'_>, context: Context<'_>) -> (Facts,
         Ok(target) => facts.target = Some(target),
         Err(denial) => return (facts, Err(denial)),
     }
-    let (headers, auth) = (&head.parts.headers, &context.snapshot.auth);
-    let (authentication, outcome) = authenticate(headers, auth, head.client, context).await;
+    let certificate = match head.identity {
+        Identity::Presented(certificate) => certificate,
+        Identity::Assumed(_) => None,
+    };
+    let presented = (&head.parts.headers, certificate);
+    let (authentication, outcome) =
+        authenticate(presented, &context.snapshot.auth, head.client, context).await;
     facts.authentication = Some(authentication);
     facts.principal = outcome.as_ref().ok().cloned();
     (facts, outcome)
@@ -171,8 +189,8 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
 
 fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {
     match head.identity {
-        Identity::Credential => authentication::authenticate_here(
-            &head.parts.headers,
+        Identity::Presented(certificate) => authentication::authenticate_here(
+            (&head.parts.headers, certificate),
             &context.snapshot.auth,
             head.client,
             context,

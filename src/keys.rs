@@ -15,6 +15,6 @@ pub(crate) mod token;
 
 pub(crate) use crate::permission::{Permission, Permissions};
 pub(crate) use api_key::{ApiKey, Circumstances, Draft, Invalidity, State};
-pub(crate) use record::KeyRecord;
+pub(crate) use record::{KeyRecord, is_label};
 pub(crate) use terms::{Secret, Terms};
 pub(crate) use token::{Credential, Form, KeyHash, PREFIX as TOKEN_PREFIX, is_presentable};

@@ -35,10 +35,12 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod glob;
 mod group;
 mod guard;
 mod hooks;
 mod host_pattern;
+mod identity;
 mod journal;
 mod json;
 mod key_cache;

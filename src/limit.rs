@@ -228,6 +228,11 @@ impl Limiter {
         !self.states.contains_key(key_id)
     }
 
+    /// Whether all windows of a key are full, nothing of its budgets was used, and it has no request in flight.
+    pub(crate) fn holds_nothing_of(&self, state: &KeyState) -> bool {
+        state.in_flight() == 0 && state.is_unused(self.clock.monotonic_nanos(), self.clock.wall())
+    }
+
     /// Returns the states of all keys.
     pub(crate) fn states(&self) -> Vec<Arc<KeyState>> {
         self.states.iter().map(|state| state.value().clone()).collect()

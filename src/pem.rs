@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
@@ -54,6 +54,22 @@ pub(crate) fn certified_key(
         Fault::of_file(private_key, message)
     })?;
     Ok(key)
+}
+
+/// Reads lists of revoked certificates from a file, which must contain at least one.
+pub(crate) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
+    let unreadable = |error: pem::Error| {
+        let fault = Fault::of_file(path, format!("lists of revoked certificates can't be read: {error}"));
+        fault.hint("a PEM file is needed, as `openssl ca -gencrl` writes it")
+    };
+    let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(bom::without_in(&content));
+    let lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(unreadable)?;
+    // Without a list, nothing would be checked.
+    if lists.is_empty() {
+        return Err(Fault::of_file(path, "holds no list of revoked certificates"));
+    }
+    Ok(lists)
 }
 
 /// Reads certificate authorities from a file, which must contain at least one authority.

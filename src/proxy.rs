@@ -96,7 +96,7 @@ async fn handle(
     parts: &mut Parts,
     body: &RequestBody,
 ) -> Result<Handled, Denial> {
-    let Gateway { keys, hooks, clock, .. } = &*peer.gateway;
+    let Gateway { keys, identities, hooks, clock, .. } = &*peer.gateway;
     let snapshot = state.snapshot.clone();
     let client = client::client(&parts.headers, peer.address, &snapshot.trusted_proxies);
     state.note_client(&client, &parts.headers);
@@ -127,9 +127,9 @@ async fn handle(
     ListFilter::prepared(&mut filter, &permit, parts, context)?;
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
     let origin = origin(peer, client, (&state.request_id, state.trace), &snapshot);
-    let revocations = permit.revocations(keys, clock, client.address, &snapshot);
+    let revocations = permit.revocations((keys, identities), clock, client.address, &snapshot);
     let waits = turn.as_ref().is_some_and(|turn| turn.must_wait());
-    let judgement = || permit.judgement(keys, clock, client.address, &snapshot).map(Box::new);
+    let judgement = || permit.judgement((keys, identities), clock, client.address, &snapshot).map(Box::new);
     let judgement = waits.then(judgement).flatten();
     let forwarded = forward::forward(PermittedRequest {
         permit,
@@ -207,7 +207,12 @@ async fn decide(
     parts: &Parts,
 ) -> Result<(Verdict, Target), Denial> {
     let Known { peer, client, context, .. } = known;
-    let head = Head { parts, client, is_plain: known.is_plain(), identity: Identity::Credential };
+    let head = Head {
+        parts,
+        client,
+        is_plain: known.is_plain(),
+        identity: Identity::Presented(peer.certificate.as_ref()),
+    };
     let mut decided = gate::decide(&head, context).await;
     state.note_facts(peer, &mut decided.facts, &parts.headers);
     let verdict = decided.outcome?;

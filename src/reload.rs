@@ -3,7 +3,7 @@
 //! the earlier state if there are faults.
 //!
 //! Invariant: an unreadable file changes nothing, and a faulty entry leaves its key as it was. Each
-//! of the three parts is reloaded separately, so that a broken certificate does not delay a
+//! of the parts is reloaded separately, so that a broken certificate does not delay a
 //! revocation.
 
 mod current;
@@ -394,6 +394,7 @@ impl Reloader {
                 self.refusals.has_stood_blank(&set, config.keys.path.path(), gateway.keys.len())?;
                 return self.apply_keys(set);
             }
+            Ready::Identities(files) => self.current.gateway.identities.take_files(files),
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
                     let Some(running) = self.current.listeners.get_mut(number) else { continue };
@@ -432,12 +433,12 @@ impl Reloader {
 
     fn apply_config(&mut self, ready: ReadyConfig) {
         let ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared } = ready;
-        let Gateway { snapshot, endpoints, queues, sharing, .. } = &*self.current.gateway;
+        let Gateway { snapshot, endpoints, queues, identities, sharing, .. } = &*self.current.gateway;
         self.needs_restart = needs_restart(&config, &self.started, &self.current.listeners);
         self.current.gateway.reloads.needs_restart(&self.needs_restart);
         let compiled = Arc::new(compiled);
         snapshot.store(compiled.clone());
-        compiled.put_into_service(endpoints, queues);
+        compiled.put_into_service(endpoints, queues, identities);
         if let (Some(sharing), Some(shared)) = (sharing, shared) {
             sharing.configure(shared);
         }

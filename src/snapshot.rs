@@ -13,6 +13,7 @@ use crate::config::fault::{Fault, Faults};
 use crate::config::{AttemptQuota, Auth, Config, Limits, MaxAge, ReadFile, StorePlace, TrustedProxies};
 use crate::folding::folded;
 use crate::group::Groups;
+use crate::identity::{Identities, Rules};
 use crate::key_store::provisions::Provided;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{Limiter, Window};
@@ -44,6 +45,8 @@ pub(crate) struct Snapshot {
     /// Places in which a request to the admin listener may have its credential. These are only
     /// headers that a browser never sends on its own, whatever page it shows.
     pub(crate) admin_auth: Auth,
+    /// What holders of tokens and certificates may do.
+    pub(crate) identities: Arc<Rules>,
     /// Names of headers that may contain a credential, of a client or of an upstream. Such headers
     /// of a client are never forwarded.
     pub(crate) secret_headers: Arc<[HeaderName]>,
@@ -74,8 +77,13 @@ impl Snapshot {
         limiter: &Limiter,
         endpoints: &Endpoints,
         queues: &Queues,
+        identities: &Identities,
     ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
+        let rules = identities.compile(&config.auth).unwrap_or_else(|of_files| {
+            faults.extend(of_files.0);
+            Rules::default()
+        });
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             match Upstream::new(upstream, endpoints, queues) {
@@ -101,6 +109,7 @@ impl Snapshot {
             ids,
             auth: config.auth.clone(),
             admin_auth: Auth { headers: config.auth.headers.clone(), ..Auth::default() },
+            identities: Arc::new(rules),
             secret_headers: secret_headers(config),
             failed_attempts: config.failed_attempts,
             self_service: config.self_service,
@@ -113,9 +122,10 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Puts the endpoints and the queues of all upstreams into service, in place of those of the previous
-    /// snapshot.
-    pub(crate) fn put_into_service(&self, endpoints: &Endpoints, queues: &Queues) {
+    /// Puts the endpoints and the queues of all upstreams, and the identities, into service, in place of those
+    /// of the previous snapshot.
+    pub(crate) fn put_into_service(&self, endpoints: &Endpoints, queues: &Queues, identities: &Identities) {
+        identities.put_into_service(&self.identities);
         endpoints.adopt(self.upstreams.iter().flat_map(|upstream| upstream.in_use()));
         queues.adopt(self.upstreams.iter().map(|upstream| {
             let queue = upstream.queue.as_ref().map(|queue| (&queue.shared, &queue.settings));

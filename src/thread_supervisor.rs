@@ -31,6 +31,8 @@ pub(crate) enum Duty {
     State,
     /// Gets and renews certificates.
     Acme,
+    /// Asks issuers of tokens for their keys.
+    Identities,
     /// Writes a log.
     Log,
     /// Sends spans to a collector.
@@ -40,12 +42,13 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
-    const ALL: [Duty; 8] = [
+    const ALL: [Duty; 9] = [
         Duty::Worker,
         Duty::Reload,
         Duty::Shared,
         Duty::State,
         Duty::Acme,
+        Duty::Identities,
         Duty::Log,
         Duty::Traces,
         Duty::Background,
@@ -59,6 +62,7 @@ impl Duty {
             Duty::Shared => "shared",
             Duty::State => "state",
             Duty::Acme => "acme",
+            Duty::Identities => "identities",
             Duty::Log => "log",
             Duty::Traces => "traces",
             Duty::Background => "background",
@@ -68,7 +72,10 @@ impl Duty {
     /// Whether the process stops when a thread of this duty ends. Log lines and spans that get lost
     /// are counted, and are no reason to stop serving.
     fn is_vital(self) -> bool {
-        matches!(self, Duty::Worker | Duty::Reload | Duty::Shared | Duty::State | Duty::Acme)
+        matches!(
+            self,
+            Duty::Worker | Duty::Reload | Duty::Shared | Duty::State | Duty::Acme | Duty::Identities
+        )
     }
 }
 

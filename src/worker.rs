@@ -173,6 +173,7 @@ async fn serve(
             address: accepted.peer,
             address_value: accepted.peer.and_then(address_value),
             is_tls: accepted.tls.is_some(),
+            certificate: None,
             door: accepted.door,
             edge: accepted.edge.clone(),
             activity: accepted.activity.clone(),

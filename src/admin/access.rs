@@ -104,7 +104,7 @@ impl Visitor {
         }
         let snapshot = snapshot.load();
         let context = self.admin.gateway.context(&snapshot, clock.wall());
-        let (_, outcome) = gate::authenticate(headers, &snapshot.admin_auth, &client, context).await;
+        let (_, outcome) = gate::authenticate((headers, None), &snapshot.admin_auth, &client, context).await;
         let principal = outcome?;
         let key = &principal.key().key;
         let [all, metrics] = ROUTES;

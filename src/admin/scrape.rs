@@ -1,6 +1,7 @@
 //! Gathers the data for the metrics and for the status, each time when a client requests one of
 //! them.
 
+use super::identities;
 use super::state::Admin;
 use crate::acme::Shown;
 use crate::key_cache::Outlook;
@@ -129,6 +130,7 @@ pub(super) fn encoded(admin: &Admin) -> String {
         queues: queues(gateway),
         certificates: certificates(admin),
         acme: acme(gateway),
+        identities: identities::figures(gateway),
         lost_lines: gateway.observers.logs().lost().collect(),
         left_out_lines: gateway.observers.logs().left_out(),
         ended_threads: gateway.observers.logs().threads.ended().collect(),

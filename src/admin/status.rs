@@ -7,6 +7,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::identities;
 use super::scrape;
 use super::state::Admin;
 use crate::acme::{Shown, ShownFault};
@@ -141,6 +142,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "doors": doors(gateway, &tally),
         "certificates": scrape::certificates(admin).into_iter().map(certificate).collect::<Vec<_>>(),
         "acme": gateway.acme.shown().into_iter().map(acme).collect::<Vec<_>>(),
+        "identities": identities::status(gateway),
         "log_lines_dropped": lost,
         "log_lines_left_out": left_out,
         "trend": trend(admin),

@@ -11,11 +11,12 @@ use crate::acme::Storage;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
+use crate::identity::Identities;
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
 use crate::limit::{BudgetReport, Limiter, Unsettled};
-use crate::net::https;
+use crate::net::authority_client;
 use crate::net::tls::{self, ListenerTls};
 use crate::observe::ledger::Ledger;
 use crate::observe::untold::{Collected, Untold};
@@ -39,6 +40,7 @@ pub(crate) struct Prepared {
     pub(super) kept: KeptState,
     pub(super) endpoints: Endpoints,
     pub(super) queues: Queues,
+    pub(crate) identities: Identities,
     pub(super) tls: Vec<Option<Arc<ListenerTls>>>,
     /// Warnings about settings that are allowed, but most likely a mistake.
     pub(crate) warnings: Vec<String>,
@@ -84,9 +86,10 @@ impl Prepared {
         faults.extend(of_limits);
         let endpoints = Endpoints::default();
         let queues = Queues::default();
-        match Snapshot::new(config, ids, &limiter, &endpoints, &queues) {
+        let identities = Identities::new(clock.clone());
+        match Snapshot::new(config, ids, &limiter, &endpoints, &queues, &identities) {
             Ok(snapshot) if faults.is_empty() => {
-                snapshot.put_into_service(&endpoints, &queues);
+                snapshot.put_into_service(&endpoints, &queues, &identities);
                 let warnings = warnings::of(config, &first.set, &snapshot, &tls);
                 let (keys, stood_keys) = first.into_service();
                 Ok(Prepared {
@@ -99,6 +102,7 @@ impl Prepared {
                     kept,
                     endpoints,
                     queues,
+                    identities,
                     tls,
                     warnings,
                 })
@@ -250,7 +254,7 @@ fn listener_tls(listener: &Listener, purpose: Purpose) -> Result<Option<Arc<List
         Purpose::Check => storage.check(),
     });
     if let Some(acme) = section.acme() {
-        https::check(acme)?;
+        authority_client::check(acme)?;
     }
     let config = tls::server_config(section, None)?;
     match opened {

@@ -10,11 +10,14 @@ use serde_json::json;
 
 use super::config_path::config_path;
 use super::failure::Failure;
+use super::issuers;
 use super::terminal::{print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
+use crate::identity::ShownSource;
+use crate::observe::shown;
 use crate::shared::{self, Missing};
 use probe::Finding;
 
@@ -47,17 +50,27 @@ impl Check {
         });
         match prepared {
             Ok(prepared) => {
+                let issuers = issuers::asked(&prepared)?;
                 let (secrets, mut warnings) = (prepared.secrets(), prepared.warnings);
+                warnings.extend(issuers.iter().flat_map(warnings_of));
                 let probed = self.probe.then(|| probe::findings(&prepared.snapshot.upstreams)).transpose()?;
                 let findings = probed.as_deref().unwrap_or_default();
                 warnings.extend(findings.iter().filter_map(Finding::warning));
                 let mut report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
+                if let Some(fields) = report.as_object_mut().filter(|_| !issuers.is_empty()) {
+                    let shown = |source: &ShownSource| json!({"issuer": source.issuer, "keys": source.keys, "kinds": source.kinds});
+                    fields.insert("issuers".to_owned(), issuers.iter().map(shown).collect());
+                }
                 if let Some(fields) = report.as_object_mut().filter(|_| self.probe) {
                     fields.insert("probes".to_owned(), findings.iter().map(Finding::json).collect());
                 }
                 match self.json {
                     true => print(&format!("{report}\n")),
                     false => {
+                        let known = issuers.iter().filter(|source| source.fault.is_none());
+                        known.for_each(|source| {
+                            say(&format!("the issuer {} has these keys: {}", source.issuer, source.kinds))
+                        });
                         findings
                             .iter()
                             .filter(|finding| finding.warning().is_none())
@@ -79,6 +92,23 @@ impl Check {
             }
         }
     }
+}
+
+/// Returns warnings about an issuer that has no keys, or keys that are of no use.
+fn warnings_of(source: &ShownSource) -> Vec<String> {
+    let ShownSource { issuer, keys, unusable, fault, .. } = source;
+    let unusable = unusable.iter().map(|why| format!("the issuer {issuer}: {}", shown::visible(why)));
+    let mut warnings: Vec<String> = unusable.collect();
+    match (fault, keys) {
+        (Some((fault, _)), _) => {
+            warnings.push(format!("the keys of the issuer {issuer} can't be had: {}", shown::visible(fault)))
+        }
+        (None, Some(0)) => {
+            warnings.push(format!("the issuer {issuer} has no usable key, so none of its tokens is accepted"))
+        }
+        (None, _) => {}
+    }
+    warnings
 }
 
 /// Connects to the server for shared limits, if there is one. Returns a warning if it can't be reached.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request};
 use jiff::Timestamp;
@@ -18,18 +18,21 @@ use serde_json::{Value, json};
 
 use super::config_path::config_path;
 use super::failure::Failure;
-use super::terminal::print;
+use super::issuers;
+use super::terminal::{print, say};
 use crate::app::Prepared;
 use crate::clock::Clock;
 use crate::config::{Asker, Config, Door, ModelIn};
 use crate::denial::catalogue::{self, Entry};
 use crate::denial::{Code, Denial};
-use crate::gate::{self, Context, Decided, Head, Identity, Readings};
+use crate::gate::{self, Context, Decided, Head, Identity, Principal, Readings};
 use crate::guard::Target;
 use crate::guard::client::Client;
+use crate::identity::ShownSource;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::model::Named;
+use crate::observe::shown;
 use crate::proxy::seen_body::{SeenBody, kind_of_body, named_model};
 use crate::route::{Lookup, Route};
 use steps::{Steps, explain_model, explain_permissions, explain_queue, explain_tokens, limits, near};
@@ -44,6 +47,9 @@ pub(super) struct Explain {
     /// The id or the name of the key that the request uses
     #[arg(long, value_name = "ID", requires = "path")]
     key: Option<String>,
+    /// Read a token (JWT) from standard input, and show whether it identifies its holder
+    #[arg(long, requires = "path", conflicts_with = "key")]
+    jwt: bool,
     /// The host that the request names
     #[arg(long, default_value = "localhost", requires = "path")]
     host: String,
@@ -107,13 +113,16 @@ impl Explain {
         let method: Method =
             self.what.parse().map_err(|_| Failure::Usage(format!("{} is no method", self.what)))?;
         let request = Request::builder().method(&method).uri(path).header(HOST, &self.host).body(());
-        let (parts, ()) = request
+        let (mut parts, ()) = request
             .map_err(|error| Failure::Usage(format!("{path} with {}: {error}", self.host)))?
             .into_parts();
         let file = config_path(self.config.clone())?;
         let (config, prepared) = Config::load(&file)
             .and_then(|config| Prepared::of(&config, &Clock::system()).map(|prepared| (config, prepared)))
             .map_err(|faults| Failure::InConfig(faults, file))?;
+        if self.jwt {
+            present(&mut parts, &prepared)?;
+        }
         let door = self.asked_by.map(|asker| door::of(asker, &config));
         let key = self.key.as_deref().map(|key| find_key(&prepared, key)).transpose()?;
         let body = self.body.as_deref().map(read_body).transpose()?;
@@ -130,14 +139,18 @@ impl Explain {
         body: Option<&[u8]>,
         door: Option<Door>,
     ) -> (Steps, Result<(), Denial>) {
-        let (snapshot, keys, limiter) = (&prepared.snapshot, &prepared.keys, &prepared.limiter);
-        let context = Context { snapshot, keys, limiter, now: Timestamp::now() };
+        let Prepared { snapshot, keys, limiter, identities, .. } = prepared;
+        let context = Context { snapshot, keys, identities, limiter, now: Timestamp::now() };
         let assumed = key.and_then(|(_, live)| live.key.allowed_address()).filter(|_| self.from.is_none());
         let client = Client::of_peer(self.from.or(assumed));
-        let identity = Identity::Assumed(key.map(|(hash, live)| (*hash, live)));
+        let identity = match self.jwt {
+            true => Identity::Presented(None),
+            false => Identity::Assumed(key.map(|(hash, live)| (*hash, live))),
+        };
         let decided = gate::decide_here(&Head { parts, client: &client, is_plain: false, identity }, context);
         let key = key.map(|(_, live)| &**live);
-        let explained = Explained { prepared, parts, key, assumed, is_forwarded: door.is_none() };
+        let has_token = self.jwt;
+        let explained = Explained { prepared, parts, key, has_token, assumed, is_forwarded: door.is_none() };
         let mut steps = explained.steps(&decided);
         if let Some(door) = door {
             let outcome = door::explain(door, parts, client, decided, body, context, &mut steps);
@@ -224,6 +237,8 @@ struct Explained<'a> {
     prepared: &'a Prepared,
     parts: &'a Parts,
     key: Option<&'a LiveKey>,
+    /// Whether the request has a token, and not a key.
+    has_token: bool,
     /// The client address that `explain` chose because `--from` was not given: an address from
     /// which the key may be used.
     assumed: Option<IpAddr>,
@@ -241,7 +256,7 @@ impl Explained<'_> {
         self.explain_cors(readings, target, &mut steps);
         self.explain_key(decided, &mut steps);
         let (snapshot, method) = (&self.prepared.snapshot, &self.parts.method);
-        let is_missing = facts.authentication.is_some() && self.key.is_none();
+        let is_missing = facts.authentication.is_some() && self.key.is_none() && !self.has_token;
         let route = match (&facts.route, &readings.lookup) {
             (Some(route), _) => Some(route.clone()),
             // At this step, the proxy refuses a request without a key. `explain` shows the
@@ -261,7 +276,7 @@ impl Explained<'_> {
         if outcome.is_err() && !is_missing {
             return steps;
         }
-        let key = self.key.filter(|_| facts.principal.is_some());
+        let key = facts.principal.as_ref().map(Principal::key);
         steps.add("limits", limits(self.prepared, key, &route));
         match is_missing {
             true => steps.add("key", "none was named; --key ID or --key NAME says whose request it is"),
@@ -297,6 +312,9 @@ impl Explained<'_> {
     }
 
     fn explain_key(&self, decided: &Decided, steps: &mut Steps) {
+        if self.has_token {
+            return explain_token(decided, steps);
+        }
         let Some(key) = self.key.filter(|_| decided.facts.authentication.is_some()) else { return };
         let (id, key) = (key.key.id(), &key.key);
         let name = key.name().map(|name| format!(" ({name})")).unwrap_or_default();
@@ -322,6 +340,46 @@ impl Explained<'_> {
         let endpoints: Vec<String> = route.upstream.sets.iter().map(|set| set.address.to_string()).collect();
         let (name, sent) = (&route.upstream.name, route.upstream_path(path));
         steps.add("upstream", format!("{name} ({}), as {sent}", endpoints.join(", ")));
+    }
+}
+
+/// Puts a token from standard input into a request, and asks the issuers for their keys.
+fn present(parts: &mut Parts, prepared: &Prepared) -> Result<(), Failure> {
+    if !prepared.snapshot.identities.accept_tokens() {
+        return Err(Failure::Failed(
+            "the configuration has no `auth.jwt`, so no token identifies anybody".to_owned(),
+        ));
+    }
+    let token = read_body(Path::new("-"))?;
+    let value = [b"Bearer ", token.trim_ascii()].concat();
+    let value = HeaderValue::from_bytes(&value)
+        .map_err(|_| Failure::Failed("standard input has no token: it has line breaks".to_owned()))?;
+    let places = &prepared.snapshot.auth.headers;
+    let place = places.iter().find(|name| **name == AUTHORIZATION).or(places.first());
+    parts.headers.insert(place.cloned().unwrap_or(AUTHORIZATION), value);
+    for ShownSource { issuer, fault, .. } in issuers::asked(prepared)? {
+        if let Some((fault, _)) = fault {
+            say(&format!(
+                "bearward: warning: the keys of the issuer {issuer} can't be had: {}",
+                shown::visible(&fault)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Adds a step for the token of a request.
+fn explain_token(decided: &Decided, steps: &mut Steps) {
+    let Decided { facts, outcome } = decided;
+    if let Some(principal) = &facts.principal {
+        let key = &principal.key().key;
+        let name = key.name().map(|name| format!(" ({name})")).unwrap_or_default();
+        let group = key.group().map(|group| format!(", in the group {group}")).unwrap_or_default();
+        return steps
+            .add("token", format!("{}{name}, with {}{group}", key.id(), key.permissions.names().join(", ")));
+    }
+    if let Some(reason) = outcome.as_ref().err().and_then(Denial::cause) {
+        steps.add("token", reason.to_string());
     }
 }
 

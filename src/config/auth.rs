@@ -1,11 +1,15 @@
 //! `auth`: the parts of a request that may carry a key.
 
+use std::path::PathBuf;
+
 use http::HeaderName;
 use http::header::{COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 
 use crate::config::decode::Decoder;
-use crate::config::form::{boolean, non_empty, one_of, text};
+use crate::config::form::{boolean, non_empty, one_of, path, text};
 use crate::config::header_name::{has_other_meaning, header_name};
+use crate::config::identity::{Identity, certificate_identities};
+use crate::config::issuer::{Issuer, issuers};
 use crate::config::section::section;
 use crate::config::tree::Node;
 
@@ -24,6 +28,15 @@ section! {
         /// Whether KEY in `Sec-WebSocket-Protocol: openai-insecure-api-key.KEY` is accepted as a
         /// key.
         websocket_protocol: bool = boolean().or(false);
+        /// Issuers whose tokens (JWTs) identify their holders. A credential with two dots is then a token,
+        /// and never a key.
+        jwt: Vec<Issuer> = issuers().or_default().narrowing();
+        /// What the holders of client certificates may do, at listeners with `client_ca`: the first entry
+        /// whose conditions hold. With a key or token on the same request, the certificate does not count.
+        certificates: Vec<Identity> = certificate_identities().or_default().narrowing();
+        /// A file of tokens that are refused although they are valid: `jti: […]` and `sub: […]`. It is
+        /// watched.
+        deny: Option<PathBuf> = path().optional().narrowing();
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::field::not_in_files;
 use crate::config::files::{NamedFiles, ReadFile};
 use crate::config::form::{Form, boolean, non_empty, number, off_or};
 use crate::config::group::{Group, groups};
+use crate::config::identity_needs::{Needed, refuse_what_identities_lack};
 use crate::config::keys::{Keys, keys};
 use crate::config::limits::Limits;
 use crate::config::listener::{Listener, Tls, listener};
@@ -159,6 +160,16 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
         refuse_open_doors(&mut decoder, &root, config);
         refuse_what_needs_another_listener(&mut decoder, &root, config);
         refuse_domains_of_two_certificates(&mut decoder, &root, config);
+        let needed = Needed {
+            auth: &config.auth,
+            listeners: &config.listeners,
+            keys: &config.keys,
+            groups: &config.groups,
+            routes: &config.routes,
+            keeps_budgets: config.keeps_budgets(),
+            is_shared: config.shared.is_some(),
+        };
+        refuse_what_identities_lack(&mut decoder, &root, &needed);
     }
     decoder.refuse_overwritten();
     match config {

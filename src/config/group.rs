@@ -45,7 +45,7 @@ pub(crate) fn is_group_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(is_plain)
 }
 
-fn group_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+pub(super) fn group_name(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
     let name = d.word(node)?;
     match is_group_name(&name) {
         true => Some(name),

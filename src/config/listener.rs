@@ -62,6 +62,12 @@ fn refuse_without_effect(d: &mut Decoder<'_>, node: &Node, listener: &Listener) 
             "`proxy_protocol` names networks, and the peer of a unix socket has no address",
             "a TCP address",
         ),
+        (
+            tls.as_ref().is_some_and(|tls| tls.client_crl.is_some() && tls.client_ca.is_none()),
+            "tls",
+            "`client_crl` has no effect without `client_ca`",
+            "`client_ca` with the authority that signs the clients' certificates",
+        ),
     ];
     let before = d.faults.len();
     for (_, field, message, hint) in faults.into_iter().filter(|(is_fault, ..)| *is_fault) {
@@ -94,6 +100,9 @@ section! {
         /// The authority that must have signed the certificate of each client, PEM. Left out:
         /// clients need no certificate.
         client_ca: Option<PathBuf> = path().optional();
+        /// The lists of revoked client certificates (CRLs), PEM, of each authority of `client_ca`. It is
+        /// watched. A list that is past its end refuses all clients.
+        client_crl: Option<PathBuf> = path().optional();
         /// The lowest version of TLS that is accepted.
         min_version: TlsVersion = one_of(&VERSIONS).or(TlsVersion::V1_2);
     }

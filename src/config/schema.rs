@@ -41,6 +41,10 @@ mod tests {
             |more: &str| but("", &format!("routes: [{{name: r, paths: [/a], permission: read, {more}}}]"));
         let keys_redis = |more: &str| but(KEYS, &format!("keys: {{path: 'redis://a', redis: {{{more}}}}}"));
         let acme = |more: &str| listener(&format!("tls: {{acme: {{domains: [a.example], {more}}}}}"));
+        let issuer = |more: &str| but("", &format!("auth: {{jwt: [{{issuer: 'https://a', {more}}}]}}"));
+        let of_token = |more: &str| issuer(&format!("identities: [{{when: {{sub: a}}, {more}}}]"));
+        let of_certificate =
+            |more: &str| but("", &format!("auth: {{certificates: [{{when: {{uri: a}}, {more}}}]}}"));
         let shared = |more: &str| but("", &format!("shared: {{redis: 'redis://a', {more}}}"));
         vec![
             ("", but("", "unheard_of: 1")),
@@ -61,6 +65,37 @@ mod tests {
                 but(KEYS, "keys: {path: k.yaml, id_secret: {unheard_of: 1}}"),
             ),
             ("/properties/auth", but("", "auth: {unheard_of: 1}")),
+            ("/properties/auth/properties/jwt/items", issuer("unheard_of: 1")),
+            (
+                "/properties/auth/properties/jwt/items/properties/jwks/anyOf/1",
+                issuer("jwks: {file: a, unheard_of: 1}"),
+            ),
+            ("/properties/auth/properties/jwt/items/properties/identities/items", of_token("unheard_of: 1")),
+            (
+                "/properties/auth/properties/jwt/items/properties/identities/items/properties/rate_limits/anyOf/1/items",
+                of_token("rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),
+            ),
+            (
+                "/properties/auth/properties/jwt/items/properties/identities/items/properties/budgets/items",
+                of_token("budgets: [{tokens: 1, every: day, unheard_of: 1}]"),
+            ),
+            (
+                "/properties/auth/properties/jwt/items/properties/identities/items/properties/request",
+                of_token("request: {max_output_tokens: 1, unheard_of: 1}"),
+            ),
+            ("/properties/auth/properties/certificates/items", of_certificate("unheard_of: 1")),
+            (
+                "/properties/auth/properties/certificates/items/properties/rate_limits/anyOf/1/items",
+                of_certificate("rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),
+            ),
+            (
+                "/properties/auth/properties/certificates/items/properties/budgets/items",
+                of_certificate("budgets: [{tokens: 1, every: day, unheard_of: 1}]"),
+            ),
+            (
+                "/properties/auth/properties/certificates/items/properties/request",
+                of_certificate("request: {max_output_tokens: 1, unheard_of: 1}"),
+            ),
             (
                 "/properties/rate_limits/items",
                 but("", "rate_limits: [{requests: 1, per: 1s, unheard_of: 1}]"),

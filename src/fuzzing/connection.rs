@@ -121,6 +121,7 @@ async fn exchange(bytes: &[u8], piece: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Vec<
         address: None,
         address_value: None,
         is_tls: false,
+        certificate: None,
         door: None,
         edge: Arc::default(),
         activity: Arc::default(),

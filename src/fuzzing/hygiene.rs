@@ -85,7 +85,7 @@ pub fn hygiene(bytes: &[u8]) {
     let peer: Option<IpAddr> = Some([192, 0, 2, 7].into());
     let client = client::client(&parts.headers, peer, &snapshot.trusted_proxies);
     let context = gateway.context(&snapshot, gateway.clock.wall());
-    let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
+    let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Presented(None) };
     // A refused request, such as one with two credentials, does not arrive at upstream.
     let Decided { facts, outcome: Ok(verdict) } = gate::decide_here(&head, context) else { return };
     let grant = verdict.grant(&Named::Absent, parts.method.as_str(), "/").unwrap();

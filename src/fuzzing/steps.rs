@@ -58,7 +58,7 @@ impl Steps {
         let snapshot = self.gateway.snapshot.load();
         let context = self.gateway.context(&snapshot, self.gateway.clock.wall());
         let (parts, client) = (&self.parts, &self.client);
-        let head = Head { parts, client, is_plain: true, identity: Identity::Credential };
+        let head = Head { parts, client, is_plain: true, identity: Identity::Presented(None) };
         let Decided { facts, outcome: Ok(verdict) } = gate::decide_here(&head, context) else {
             panic!("refused")
         };

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::context::Context;
+use super::identity_judge::IdentityJudge;
 use super::principal::Principal;
 use super::revocation::{Judgement, Revocation};
 use crate::clock::Clock;
 use crate::denial::Denial;
+use crate::identity::Identities;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
     ConcurrencyPermit, Cost, Holder, InFlightPermit, KeyState, LimitStatus, Limiter, NotGranted,
@@ -300,7 +302,7 @@ impl Permit {
     /// key. For a request without a key, the waiters always wait for the end of the request's time.
     pub(crate) fn revocations(
         &self,
-        keys: &Arc<KeyCache>,
+        keys: (&Arc<KeyCache>, &Arc<Identities>),
         clock: &Clock,
         address: Option<IpAddr>,
         snapshot: &Snapshot,
@@ -311,7 +313,7 @@ impl Permit {
 
     fn revocation(
         &self,
-        keys: &Arc<KeyCache>,
+        keys: (&Arc<KeyCache>, &Arc<Identities>),
         clock: &Clock,
         address: Option<IpAddr>,
         snapshot: &Snapshot,
@@ -327,7 +329,7 @@ impl Permit {
     /// key.
     pub(crate) fn judgement(
         &self,
-        keys: &Arc<KeyCache>,
+        (keys, identities): (&Arc<KeyCache>, &Arc<Identities>),
         clock: &Clock,
         address: Option<IpAddr>,
         snapshot: &Snapshot,
@@ -337,7 +339,8 @@ impl Permit {
         Some(Judgement {
             keys: keys.clone(),
             clock: clock.clone(),
-            hash: principal.hash(),
+            proof: principal.proof().clone(),
+            identities: IdentityJudge { identities: identities.clone(), ids: snapshot.ids.clone() },
             address,
             environment: snapshot.environment.clone(),
             max_age: snapshot.max_age,
@@ -366,7 +369,8 @@ mod tests {
             Request::get("/v1/models").header("host", "a").header("authorization", format!("Bearer {KEY}"));
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let client = Client::of_peer(None);
-        let head = Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Credential };
+        let head =
+            Head { parts: &parts, client: &client, is_plain: true, identity: Identity::Presented(None) };
         let verdict = || decide_here(&head, context).outcome.unwrap();
         let grant = || verdict().grant(&Named::Absent, "GET", "/v1/models").unwrap();
         let principal = grant().principal.unwrap();

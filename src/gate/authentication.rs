@@ -1,4 +1,5 @@
-//! Finds the key whose secret a request presents as its credential.
+//! Finds the principal of a request: the holder of the key whose secret it presents, or of its token, or of the
+//! client certificate of its connection.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,10 +10,13 @@ use http::HeaderMap;
 use super::context::Context;
 use super::credential::{self, Found, PresentedCredential};
 use super::failed_attempts::{self, SharedAttempts};
+use super::identified::{Identified, RefusedToken, by_certificate, by_token, is_for_issuers};
 use super::principal::Principal;
+use super::proof::Proof;
 use crate::config::Auth;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
+use crate::identity::{Awaited, ClientCertificate};
 use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
 use crate::observe::naming::Naming;
@@ -43,6 +47,8 @@ pub(crate) struct Authentication {
     pub(crate) companions: Vec<String>,
     /// What is to be asked of all replicas together, if limits are shared.
     pub(super) shared: SharedAttempts,
+    /// What ends when the request can be judged with other keys of its token's issuer. Nothing is counted then.
+    pub(super) awaited: Option<Awaited>,
 }
 
 /// The result of an authentication, and the principal if the key is valid, or the denial if not.
@@ -50,36 +56,50 @@ pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
 
 /// Authenticates a request by its headers.
 ///
-/// Counts failed attempts in all replicas together, if limits are shared.
+/// Waits for the keys of a token's issuer, if they may be others by now, and counts failed attempts in all
+/// replicas together, if limits are shared.
 pub(crate) async fn authenticate(
-    headers: &HeaderMap,
+    presented: (&HeaderMap, Option<&Arc<ClientCertificate>>),
     auth: &Auth,
     client: &Client,
     context: Context<'_>,
 ) -> Judged {
-    let judged = authenticate_here(headers, auth, client, context);
+    let mut judged = authenticate_here(presented, auth, client, context);
+    if let Some(awaited) = judged.0.awaited.take() {
+        awaited.end().await;
+        judged = authenticate_here(presented, auth, client, context);
+    }
     match failed_attempts::ask_all(judged.0.shared, judged.1.is_ok(), client, context).await {
         Ok(()) => judged,
-        Err(_used_up) => authenticate_here(headers, auth, client, context),
+        Err(_used_up) => authenticate_here(presented, auth, client, context),
     }
 }
 
-/// Authenticates a request by its headers, as far as this process knows.
+/// Authenticates a request by its headers, and by the certificate of its connection if they have no credential,
+/// as far as this process knows.
 ///
 /// `auth`: the places where a credential may be. After too many wrong guesses, an address has to
-/// wait. During that wait, a credential that is not a bearward token is not looked up, so that even
-/// a right guess reveals nothing. A valid bearward token from the same address is still accepted.
+/// wait. During that wait, a credential that could be guessed is not looked up, so that even a right
+/// guess reveals nothing. A valid bearward token from the same address is still accepted, and so is a
+/// valid token of an issuer.
 pub(super) fn authenticate_here(
-    headers: &HeaderMap,
+    (headers, certificate): (&HeaderMap, Option<&Arc<ClientCertificate>>),
     auth: &Auth,
     client: &Client,
     context: Context<'_>,
 ) -> Judged {
-    let found = match credential::find(headers, auth) {
-        Ok(found) => found,
-        Err(denial) => return refused(Naming::Nothing, denial),
+    let found = match (credential::find(headers, auth), certificate) {
+        (Ok(found), _) => found,
+        (Err(denial), Some(certificate))
+            if denial.code() == Code::MissingApiKey && context.snapshot.identities.accept_certificates() =>
+        {
+            return judged_by_certificate(certificate, context);
+        }
+        (Err(denial), _) => return refused(Naming::Nothing, denial),
     };
-    if !context.keys.availability.is_available() {
+    // Tokens need no key store.
+    let is_token_alone = found.others.is_empty() && is_for_issuers(found.first.credential(), context);
+    if !context.keys.availability.is_available() && !is_token_alone {
         return refused(Naming::Nothing, Denial::key_store_unavailable());
     }
     let lookup = Lookup { client, context, shared: Cell::default() };
@@ -99,7 +119,21 @@ pub(super) fn authenticate_here(
 /// presented the current secret of the key.
 pub(super) fn assume(hash: KeyHash, live: &Arc<LiveKey>, client: &Client, context: Context<'_>) -> Judged {
     let found = Match { key: live.clone(), rotated_out: None };
-    Matched { credential: None, hash, found, companions: Vec::new() }.judged(client, context)
+    let holder = Holder::OfKey { credential: None, hash, found };
+    Matched { holder, companions: Vec::new() }.judged(client, context)
+}
+
+fn judged_by_certificate(certificate: &Arc<ClientCertificate>, context: Context<'_>) -> Judged {
+    match by_certificate(certificate, context) {
+        Ok(identified) => judged_identity(identified, Vec::new(), context),
+        Err((naming, reason, denial)) => refused(naming, denial.caused_by(Refusal { reason: reason.name() })),
+    }
+}
+
+fn judged_identity(identified: Identified, companions: Vec<String>, context: Context<'_>) -> Judged {
+    let (live, naming, principal) = identified.judged(context);
+    let shared = SharedAttempts::default();
+    (Authentication { naming, owner: Some(live), companions, shared, awaited: None }, principal)
 }
 
 /// Refuses a request that has neither a credential nor an assumed key.
@@ -109,7 +143,7 @@ pub(super) fn missing() -> Judged {
 
 fn refused(naming: Naming, denial: Denial) -> Judged {
     let shared = SharedAttempts::default();
-    (Authentication { naming, owner: None, companions: Vec::new(), shared }, Err(denial))
+    (Authentication { naming, owner: None, companions: Vec::new(), shared, awaited: None }, Err(denial))
 }
 
 /// Looks up the credentials of one client's request among the keys.
@@ -119,12 +153,22 @@ struct Lookup<'a> {
     shared: Cell<SharedAttempts>,
 }
 
-/// A credential that is the secret of a key. The key may be invalid.
+/// The holder of a credential.
+enum Holder {
+    /// The credential is the secret of a key, which may be invalid.
+    OfKey {
+        /// The credential; `None` if the key is assumed for a request without a credential.
+        credential: Option<Credential>,
+        hash: KeyHash,
+        found: Match,
+    },
+    /// The credential is a valid token.
+    OfToken(Identified),
+}
+
+/// A credential that has a holder.
 struct Matched {
-    /// The credential; `None` if the key is assumed for a request without a credential.
-    credential: Option<Credential>,
-    hash: KeyHash,
-    found: Match,
+    holder: Holder,
     /// Ids of the request's other credentials that match no key and were not seen before.
     companions: Vec<String>,
 }
@@ -139,6 +183,8 @@ struct Unmatched {
     /// How long the client's address has to wait; set if this wait is the reason why the credential
     /// was not looked up.
     wait: Option<Duration>,
+    /// Why it identifies nobody, if it is a token.
+    token: Option<Box<RefusedToken>>,
 }
 
 impl Lookup<'_> {
@@ -147,26 +193,50 @@ impl Lookup<'_> {
             PresentedCredential::Word(credential) => credential,
             PresentedCredential::Malformed(credential) => {
                 let (form, reason) = (Form::Foreign, "malformed");
-                return Err(Unmatched { credential, form, reason, is_guess: false, wait: None });
+                return Err(Unmatched { credential, form, reason, is_guess: false, wait: None, token: None });
             }
         };
+        if is_for_issuers(&credential, self.context) {
+            return self.find_holder(credential);
+        }
         let form = credential.form();
         if form != Form::Token
             && let Some(wait) = self.wait()
         {
             let reason = "not looked up, after too many failed attempts";
-            return Err(Unmatched { credential, form, reason, is_guess: false, wait: Some(wait) });
+            return Err(Unmatched {
+                credential,
+                form,
+                reason,
+                is_guess: false,
+                wait: Some(wait),
+                token: None,
+            });
         }
         match self.context.keys.lookup_as(form, &credential) {
             Ok((hash, found)) => {
                 let is_doubtful =
                     form != Form::Token && failed_attempts::is_doubtful(self.client, self.context);
                 self.shared.set(SharedAttempts { is_doubtful, ..self.shared.get() });
-                Ok(Matched { credential: Some(credential), hash, found, companions: Vec::new() })
+                let holder = Holder::OfKey { credential: Some(credential), hash, found };
+                Ok(Matched { holder, companions: Vec::new() })
             }
             Err(reason) => {
                 let reason = reason.name();
-                Err(Unmatched { credential, form, reason, is_guess: true, wait: None })
+                Err(Unmatched { credential, form, reason, is_guess: true, wait: None, token: None })
+            }
+        }
+    }
+
+    /// Finds the holder of a token. A token that may be valid with other keys of its issuer is no guess yet.
+    fn find_holder(&self, token: Credential) -> Result<Matched, Unmatched> {
+        match by_token(token, self.context) {
+            Ok(identified) => Ok(Matched { holder: Holder::OfToken(identified), companions: Vec::new() }),
+            Err((credential, token)) => {
+                let reason = token.refused.reason;
+                let is_guess = reason.is_guess() && token.awaited.is_none();
+                let (form, reason) = (Form::Foreign, reason.name());
+                Err(Unmatched { credential, form, reason, is_guess, wait: None, token: Some(token) })
             }
         }
     }
@@ -194,7 +264,10 @@ impl Lookup<'_> {
         let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
         let answered = refusals.iter().position(is_limited).unwrap_or_default();
-        Err(Box::new(refusals.swap_remove(answered)))
+        let awaited = refusals.iter_mut().find_map(|(authentication, _)| authentication.awaited.take());
+        let (mut authentication, outcome) = refusals.swap_remove(answered);
+        authentication.awaited = awaited;
+        Err(Box::new((authentication, outcome)))
     }
 
     /// Counts as guesses the credentials that were sent beside a key's secret, match no key, and
@@ -236,9 +309,16 @@ impl Lookup<'_> {
     /// Refuses a credential that matches no key, and counts it as a guess if it was looked up. The
     /// secret of a key that is not valid does not count as a guess.
     fn after_guess(&self, unmatched: Unmatched) -> Judged {
-        let Unmatched { credential, form, reason, is_guess, wait } = unmatched;
-        let id = self.context.snapshot.ids.key_id(&credential);
-        let denial = Denial::invalid_key(&id).caused_by(Refusal { reason });
+        let Unmatched { credential, form, reason, is_guess, wait, token } = unmatched;
+        let (id, denial) = match &token {
+            Some(token) => token.denial(&credential, self.context),
+            None => {
+                let id = self.context.snapshot.ids.key_id(&credential);
+                let denial = Denial::invalid_key(&id);
+                (id, denial)
+            }
+        };
+        let denial = denial.caused_by(Refusal { reason });
         let wait = match is_guess {
             true => self.count_guess().err(),
             false => wait,
@@ -253,14 +333,21 @@ impl Lookup<'_> {
             Form::Token => Naming::Claimed(id.into()),
             Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
         };
-        refused(naming, denial)
+        let (mut authentication, outcome) = refused(naming, denial);
+        authentication.awaited = token.and_then(|token| token.awaited);
+        (authentication, outcome)
     }
 }
 
 impl Matched {
-    /// Judges whether the key is valid at this time, in this environment and from this address.
+    /// Judges whether the key is valid at this time, in this environment and from this address. A token was
+    /// judged when its holder was found.
     fn judged(self, client: &Client, context: Context<'_>) -> Judged {
-        let Matched { credential, hash, found, companions } = self;
+        let Matched { holder, companions } = self;
+        let (credential, hash, found) = match holder {
+            Holder::OfKey { credential, hash, found } => (credential, hash, found),
+            Holder::OfToken(identified) => return judged_identity(identified, companions, context),
+        };
         let Context { snapshot, now, .. } = context;
         let circumstances = Circumstances {
             now,
@@ -273,12 +360,12 @@ impl Matched {
         let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
             Ok(()) => {
                 let owner = Some(found.key.clone());
-                let is_rotated_out = found.rotated_out.is_some();
-                let principal = Principal::new(found.key, hash, is_rotated_out, &snapshot.groups);
+                let proof = Proof::Key { hash, is_rotated_out: found.rotated_out.is_some() };
+                let principal = Principal::new(found.key, proof, &snapshot.groups);
                 let naming = Naming::Key(key_id);
                 // A reload refuses a configuration without the group of a key in service.
                 let principal = principal.ok_or_else(Denial::key_store_unavailable);
-                return (Authentication { naming, owner, companions, shared }, principal);
+                return (Authentication { naming, owner, companions, shared, awaited: None }, principal);
             }
             Err(invalidity) => invalidity,
         };
@@ -297,6 +384,6 @@ impl Matched {
             true => Naming::Key(key_id),
             false => Naming::KeyBy(Box::new((key_id, named))),
         };
-        (Authentication { naming, owner: Some(found.key), companions, shared }, Err(denial))
+        (Authentication { naming, owner: Some(found.key), companions, shared, awaited: None }, Err(denial))
     }
 }

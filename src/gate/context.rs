@@ -2,16 +2,18 @@
 
 use jiff::Timestamp;
 
+use crate::identity::Identities;
 use crate::key_cache::KeyCache;
 use crate::limit::Limiter;
 use crate::snapshot::Snapshot;
 
-/// Input of a decision: one snapshot of the configuration, the keys, the limits, and the wall-clock
-/// time.
+/// Input of a decision: one snapshot of the configuration, the keys, the identities, the limits, and the
+/// wall-clock time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) keys: &'a KeyCache,
+    pub(crate) identities: &'a Identities,
     pub(crate) limiter: &'a Limiter,
     pub(crate) now: Timestamp,
 }

@@ -37,7 +37,7 @@ impl PresentedCredential {
         })
     }
 
-    fn credential(&self) -> &Credential {
+    pub(super) fn credential(&self) -> &Credential {
         match self {
             PresentedCredential::Word(credential) | PresentedCredential::Malformed(credential) => credential,
         }

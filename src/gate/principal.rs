@@ -1,22 +1,21 @@
-//! The principal: the holder of the valid key of one request.
+//! The principal: the holder of the valid key, token or certificate of one request.
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use super::proof::Proof;
 use crate::config::{OutputCap, Priority};
 use crate::group::{Group, Groups};
 use crate::key_cache::LiveKey;
-use crate::keys::KeyHash;
 use crate::model::ModelPatterns;
 
 /// The holder of a key that is valid for one request: at its time, from its address and in its
-/// environment.
+/// environment. The holder of a token or certificate has a key in service that is in no store.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     live: Arc<LiveKey>,
-    /// Digest of the secret that the request presented.
-    hash: KeyHash,
-    /// Whether the presented secret was rotated out and is still in its grace.
-    is_rotated_out: bool,
+    proof: Proof,
     /// The group of the key.
     group: Option<Arc<Group>>,
 }
@@ -24,17 +23,12 @@ pub(crate) struct Principal {
 impl Principal {
     /// Makes the principal of a key that is valid. Returns `None` if the configuration does not have
     /// the group of the key, so that its limits are not known.
-    pub(super) fn new(
-        live: Arc<LiveKey>,
-        hash: KeyHash,
-        is_rotated_out: bool,
-        groups: &Groups,
-    ) -> Option<Self> {
+    pub(super) fn new(live: Arc<LiveKey>, proof: Proof, groups: &Groups) -> Option<Self> {
         let group = match live.key.group() {
             Some(name) => Some(groups.get(name)?.clone()),
             None => None,
         };
-        Some(Principal { live, hash, is_rotated_out, group })
+        Some(Principal { live, proof, group })
     }
 
     pub(crate) fn group(&self) -> Option<&Arc<Group>> {
@@ -71,11 +65,21 @@ impl Principal {
         &self.live
     }
 
-    pub(super) fn hash(&self) -> KeyHash {
-        self.hash
+    /// Returns when the key, the token or the certificate ends; `None` if it never does.
+    pub(crate) fn ends_at(&self) -> Option<Timestamp> {
+        match &self.proof {
+            Proof::Key { .. } => self.live.key.expires_at(),
+            Proof::Token(presented) => Some(presented.expires_at),
+            Proof::Certificate(certificate) => Some(certificate.ends()),
+        }
     }
 
+    pub(super) fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Whether the request presented a secret that was rotated out and is still in its grace.
     pub(super) fn is_rotated_out(&self) -> bool {
-        self.is_rotated_out
+        matches!(self.proof, Proof::Key { is_rotated_out: true, .. })
     }
 }

@@ -18,28 +18,19 @@ use jiff::Timestamp;
 use smallvec::SmallVec;
 
 use super::authorization::may_use;
+use super::ended::Ended;
+use super::identity_judge::IdentityJudge;
+use super::proof::Proof;
 use crate::clock::Clock;
 use crate::config::{Access, MaxAge};
 use crate::key_cache::KeyCache;
-use crate::keys::{Circumstances, KeyHash};
+use crate::keys::{ApiKey, Circumstances, KeyHash};
 use crate::route::Route;
 
 /// Longest wait before a request is judged again. A timer runs by the monotonic clock, but a key
 /// ends by the wall clock. If the wall clock is set forward, the end of the key is noticed within
 /// this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// Reason why a request in service ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The key was deleted or turned off, or was restricted so that the request would now be
-    /// refused.
-    Revoked,
-    /// The key, the grace of its secret, or the permitted age of its secret ended at this time.
-    Expired(Timestamp),
-    /// The request has no key, and its time (`limits.public.total`, given here) is over.
-    OutOfTime(Duration),
-}
 
 /// A future that is ready when a request in service would be refused if it came now.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = Ended> + Send>>);
@@ -73,8 +64,8 @@ impl fmt::Debug for Revocation {
 pub(crate) struct Judgement {
     pub(super) keys: Arc<KeyCache>,
     pub(super) clock: Clock,
-    /// Digest of the secret that the request presented.
-    pub(super) hash: KeyHash,
+    pub(super) proof: Proof,
+    pub(super) identities: IdentityJudge,
     pub(super) address: Option<IpAddr>,
     pub(super) environment: Option<String>,
     pub(super) max_age: Option<MaxAge>,
@@ -100,10 +91,14 @@ impl Judgement {
 
     /// Waits until the request would be refused if it came now, and returns the reason.
     async fn overturned(self) -> Ended {
-        let mut changes = self.keys.changes();
+        // Changes of keys do not concern tokens and certificates, and the other way round.
+        let mut changes = match self.proof {
+            Proof::Key { .. } => self.keys.changes(),
+            Proof::Token(_) | Proof::Certificate(_) => self.identities.identities.changes(),
+        };
         loop {
-            // Marks the current state of the keys as seen before judging it, so that every later
-            // change wakes this loop.
+            // Marks the current state as seen before judging it, so that every later change wakes
+            // this loop.
             changes.borrow_and_update();
             let now = self.clock.wall();
             let end = match self.next_end(now) {
@@ -120,18 +115,28 @@ impl Judgement {
                     }
                 }
             };
-            // `changed` fails only if its sender was dropped, and `keys` owns the sender, so this
-            // never happens.
+            // `changed` fails only if its sender was dropped, and this judgement keeps its owner, so
+            // this never happens.
             if changed.is_err() {
                 return Ended::Revoked;
             }
         }
     }
 
-    /// Returns when the key, the grace of its secret or its permitted age ends, whichever is first;
-    /// `None` if none of them ends. Returns an error if the request has to end now.
+    /// Returns when the key, the grace of its secret or its permitted age ends, or the token or certificate,
+    /// whichever is first; `None` if none of them ends. Returns an error if the request has to end now.
     fn next_end(&self, now: Timestamp) -> Result<Option<Timestamp>, Ended> {
-        let found = self.keys.find(&self.hash).ok_or(Ended::Revoked)?;
+        let (live, end) = match &self.proof {
+            Proof::Key { hash, .. } => return self.next_end_of_key(hash, now),
+            Proof::Token(presented) => self.identities.of_token(presented, now)?,
+            Proof::Certificate(certificate) => self.identities.of_certificate(certificate, now)?,
+        };
+        self.check_routes(&live.key)?;
+        Ok(Some(end))
+    }
+
+    fn next_end_of_key(&self, hash: &KeyHash, now: Timestamp) -> Result<Option<Timestamp>, Ended> {
+        let found = self.keys.find(hash).ok_or(Ended::Revoked)?;
         let key = &found.key.key;
         let circumstances = Circumstances {
             now,
@@ -141,11 +146,17 @@ impl Judgement {
         };
         key.validity(found.rotated_out, &circumstances)
             .map_err(|invalidity| invalidity.end().map_or(Ended::Revoked, Ended::Expired))?;
+        self.check_routes(key)?;
+        Ok(key.next_end(found.rotated_out, self.max_age))
+    }
+
+    /// Checks that the key may use all routes of the request.
+    fn check_routes(&self, key: &ApiKey) -> Result<(), Ended> {
         for route in &self.routes {
             if let Access::Needs(permission) = route.access {
                 may_use(key, permission, &route.name).map_err(|_denial| Ended::Revoked)?;
             }
         }
-        Ok(key.next_end(found.rotated_out, self.max_age))
+        Ok(())
     }
 }

@@ -87,6 +87,17 @@ impl LiveKey {
         }
     }
 
+    /// Makes a key of the holder of a token or certificate, which is in no store.
+    pub(crate) fn of_identity(key: ApiKey) -> Self {
+        LiveKey::new(key, 0)
+    }
+
+    /// Whether no limit of the key holds back any requests. Limits of its group do not count.
+    pub(crate) fn holds_nothing_back(&self, limiter: &Limiter) -> bool {
+        let limits = self.in_use.get().and_then(|in_use| in_use.limits.get());
+        limits.is_none_or(|limits| limiter.holds_nothing_of(&limits.state))
+    }
+
     pub(super) fn is_of(&self, generation: u32) -> bool {
         self.generation.load(Ordering::Relaxed) == generation
     }

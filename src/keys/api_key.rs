@@ -212,6 +212,11 @@ impl ApiKey {
         self.expires_at.instant()
     }
 
+    /// Whether the key has the very terms `terms`, which it may share with others.
+    pub(crate) fn shares_terms(&self, terms: &Arc<Terms>) -> bool {
+        self.terms.as_ref().is_some_and(|own| Arc::ptr_eq(own, terms))
+    }
+
     /// Returns the key's terms; `None` if all of them have their defaults.
     pub(crate) fn terms(&self) -> Option<&Terms> {
         self.terms.as_deref()

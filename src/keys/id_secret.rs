@@ -8,11 +8,13 @@
 use zeroize::Zeroizing;
 
 use crate::digest::HmacKey;
-use crate::keys::token::{Credential, derived_id};
+use crate::keys::token::{Credential, derived_id, short_id};
 
 /// The first part of the input of each HMAC of a credential. It keeps these HMACs distinct from
 /// other HMACs with the same secret.
 const DOMAIN: &[u8] = b"bearward key id\0";
+/// As [`DOMAIN`], for holders of tokens and certificates.
+const DOMAIN_OF_HOLDERS: &[u8] = b"bearward holder id\0";
 
 /// The secret with which key ids are made, and whether it outlives the process.
 #[derive(Debug)]
@@ -45,5 +47,17 @@ impl IdSecret {
     /// the credential with this secret.
     pub(crate) fn key_id(&self, credential: &Credential) -> String {
         credential.token_id().unwrap_or_else(|| derived_id(self.key.sign(&[DOMAIN, credential.as_bytes()])))
+    }
+
+    /// Returns the id of the holder of a token or certificate: the prefix, and ten characters that are made
+    /// with this secret from what identifies the holder.
+    pub(crate) fn holder_id(&self, prefix: &str, identified_by: &[&str]) -> String {
+        // With their lengths, no two lists of texts are the same bytes.
+        let lengths: Vec<[u8; 8]> =
+            identified_by.iter().map(|text| (text.len() as u64).to_be_bytes()).collect();
+        let texts = lengths.iter().zip(identified_by);
+        let mut parts = vec![DOMAIN_OF_HOLDERS, prefix.as_bytes()];
+        parts.extend(texts.flat_map(|(length, text)| [length.as_slice(), text.as_bytes()]));
+        format!("{prefix}{}", short_id(self.key.sign(&parts)))
     }
 }

@@ -284,11 +284,16 @@ fn token_key_id(token: &str) -> Option<String> {
 
 /// Makes a key id from ten base62 characters of a digest.
 pub(crate) fn derived_id(digest: [u8; 32]) -> String {
+    format!("key_{}", short_id(digest))
+}
+
+/// Returns ten base62 characters of a digest.
+pub(crate) fn short_id(digest: [u8; 32]) -> String {
     let mut number = [0u8; 16];
     for (to, from) in number.iter_mut().zip(digest) {
         *to = from;
     }
-    format!("key_{}", base62(u128::from_be_bytes(number), ID_LENGTH))
+    base62(u128::from_be_bytes(number), ID_LENGTH)
 }
 
 /// Computes the CRC-32 (zlib's) in base62, most significant digit first, padded with `0` to six

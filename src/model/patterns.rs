@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::glob::matches;
+
 /// A list of patterns. A name passes if a pattern allows it and no pattern with `!` takes it out
 /// again; a list of `!` patterns alone allows all other names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,29 +82,4 @@ impl ModelPatterns {
         }
         is_allowed || !has_allowing
     }
-}
-
-/// Whether `glob` matches the whole `name`. `*` matches any characters, `/` too.
-fn matches(glob: &str, name: &str, ignores_case: bool) -> bool {
-    let same = |a: u8, b: u8| if ignores_case { a.eq_ignore_ascii_case(&b) } else { a == b };
-    let (glob, name) = (glob.as_bytes(), name.as_bytes());
-    // Position in both, and where to resume after the last `*` with one more byte under it.
-    let (mut at, mut of, mut star) = (0, 0, None);
-    while let Some(byte) = name.get(of) {
-        match glob.get(at) {
-            Some(b'*') => {
-                star = Some((at + 1, of));
-                at += 1;
-            }
-            Some(known) if same(*known, *byte) => (at, of) = (at + 1, of + 1),
-            _ => match &mut star {
-                Some((after, under)) => {
-                    *under += 1;
-                    (at, of) = (*after, *under);
-                }
-                None => return false,
-            },
-        }
-    }
-    glob.get(at..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
 }

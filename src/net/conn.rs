@@ -23,13 +23,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::authority;
+use super::client_certificate;
 use super::http2;
 use super::linger::Returning;
 use super::listen::{Accepted, Stream};
 use super::phase::WireTimeouts;
 use super::presence::Peered;
 use super::service;
-use super::tls::ListenerTls;
+use super::tls;
 use super::waits::{FRESH_GRACE, REFUSAL_TIME, grace_is_over, watch_idle};
 use super::wire::{Refuse, Wire};
 use crate::activity::ConnectionActivity;
@@ -104,7 +105,7 @@ type Serving = Stage<()>;
 /// next stage, or to `None` if the connection has ended.
 fn begin<S>(
     stream: S,
-    tls: Option<Arc<ListenerTls>>,
+    tls: Option<tls::Serving>,
     peer: Peer,
     shutdown: watch::Receiver<bool>,
 ) -> Stage<Option<Serving>>
@@ -117,9 +118,7 @@ where
     }
     match tls {
         None => Box::pin(serve_plain(stream, peer, limits, shutdown)),
-        Some(tls) if tls.acme.is_none() => {
-            Box::pin(serve_tls(stream, tls.config.clone(), peer, limits, shutdown))
-        }
+        Some(tls) if tls.tls.acme.is_none() => Box::pin(serve_tls(stream, tls, peer, limits, shutdown)),
         Some(tls) => Box::pin(serve_by_hello(stream, tls, peer, limits, shutdown)),
     }
 }
@@ -144,7 +143,7 @@ where
 
 async fn serve_tls<S>(
     stream: S,
-    config: Arc<rustls::ServerConfig>,
+    tls: tls::Serving,
     peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
@@ -152,15 +151,15 @@ async fn serve_tls<S>(
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+    let handshake = Box::pin(TlsAcceptor::from(tls.tls.config.clone()).accept(stream));
     let shaken = in_time(handshake, limits, shutdown.clone()).await?;
-    Ok(shaken.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
+    Ok(shaken.map(|stream| serve_shaken(stream, &tls, peer, limits, shutdown)))
 }
 
 /// Serves a listener that gets its certificate by itself, and whose handshakes may be those of an authority.
 async fn serve_by_hello<S>(
     stream: S,
-    tls: Arc<ListenerTls>,
+    tls: tls::Serving,
     peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
@@ -169,10 +168,10 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let shaken = {
-        let handshake = Box::pin(authority::accept(stream, &tls, &peer.gateway.acme));
+        let handshake = Box::pin(authority::accept(stream, &tls.tls, &peer.gateway.acme));
         in_time(handshake, limits, shutdown.clone()).await?.flatten()
     };
-    Ok(shaken.map(|stream| serve_shaken(stream, peer, limits, shutdown)))
+    Ok(shaken.map(|stream| serve_shaken(stream, &tls, peer, limits, shutdown)))
 }
 
 /// Waits for a handshake. Returns `None` if the process stops meanwhile.
@@ -190,13 +189,17 @@ async fn in_time<T>(
 /// Serves HTTP after a handshake.
 fn serve_shaken<S>(
     stream: TlsStream<S>,
-    peer: Peer,
+    tls: &tls::Serving,
+    mut peer: Peer,
     limits: Limits,
     shutdown: watch::Receiver<bool>,
 ) -> Serving
 where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
+    // The certificate of a proxy that asks is the proxy's, and says nothing of its client.
+    peer.certificate =
+        if peer.door.is_none() { client_certificate::presented(stream.get_ref().1, tls) } else { None };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
     serve_http(stream, Bytes::new(), protocol, peer, limits, shutdown)

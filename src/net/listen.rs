@@ -28,7 +28,7 @@ use super::inherited::Inherited;
 use super::local::Local;
 use super::proxied::Proxied;
 use super::standing::Standing;
-use super::tls::{ListenerTls, Swappable};
+use super::tls::{Serving, Swappable};
 use crate::activity::ConnectionActivity;
 use crate::config::{Address, Door};
 use crate::proxy::{Edge, Gateway};
@@ -79,7 +79,7 @@ pub(crate) struct Accepted {
     pub(crate) stream: Stream,
     /// The client's address; `None` on a unix socket.
     pub(crate) peer: Option<IpAddr>,
-    pub(crate) tls: Option<Arc<ListenerTls>>,
+    pub(crate) tls: Option<Serving>,
     /// Whether the peer is another proxy that asks, and which; `None` for a client.
     pub(crate) door: Option<Door>,
     pub(crate) edge: Arc<Edge>,
@@ -199,7 +199,7 @@ impl<A: Fn(Accepted)> Intake<A> {
             None => Standing::of(peer, door, gateway, crowd, &activity),
         };
         let Some(standing) = standing else { return };
-        let (tls, edge) = (service.tls.as_ref().map(|tls| tls.load_full()), service.edge.clone());
+        let (tls, edge) = (service.tls.as_ref().map(Serving::of), service.edge.clone());
         (self.assign)(Accepted { stream, peer, tls, door, edge, permit, standing, activity, proxied });
     }
 

@@ -1,11 +1,13 @@
 //! TLS: certificates chosen by server name, version 1.2 and later, optional client certificates.
 //!
 //! When a listener's files change, its whole configuration is swapped. A handshake that has begun
-//! keeps the earlier configuration. A listener that gets its certificate by itself has none at first: its
+//! keeps the earlier configuration. A listener that asks for client certificates resumes no sessions: a resumed
+//! one would skip the check of the certificate and of its revocation. A listener that gets its certificate by itself has none at first: its
 //! handshakes fail, except those of the certificate authority (`net/authority.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -13,7 +15,9 @@ use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
@@ -33,8 +37,28 @@ pub(crate) struct ListenerTls {
     /// The name of the certificate that bearward gets by itself for the listener; `None` if it is from
     /// files.
     pub(crate) acme: Option<String>,
+    /// Verifies client certificates; `None` if the listener asks for none.
+    pub(super) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// Distinguishes the configuration from all others of the process.
+    pub(super) number: u64,
     chosen: Arc<BySni>,
 }
+
+/// The TLS configuration with which a connection begins, and the one that its listener has at any time.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    pub(super) tls: Arc<ListenerTls>,
+    pub(super) current: Swappable,
+}
+
+impl Serving {
+    pub(super) fn of(current: &Swappable) -> Self {
+        Serving { tls: current.load_full(), current: current.clone() }
+    }
+}
+
+/// The number of configurations that were made so far.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 impl ListenerTls {
     /// Returns for how many of these domains the listener has a certificate that has not ended; `None` if all of
@@ -79,7 +103,7 @@ pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<A
     if let Some(acme) = tls.acme() {
         (certificates, served) = stored(acme, before, &provider);
     }
-    let verifier = match tls.client_ca.as_deref().map(|path| client_verifier(path, &provider)).transpose() {
+    let verifier = match client_verifier(tls, &provider) {
         Ok(verifier) => verifier,
         Err(fault) => {
             faults.push(fault);
@@ -96,8 +120,8 @@ pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<A
     let of_library = |error: rustls::Error| Faults(vec![Fault::of_file(Path::new("tls"), error.to_string())]);
     let builder =
         ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(of_library)?;
-    let builder = match verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         None => builder.with_no_client_auth(),
     };
     let chosen = Arc::new(BySni(certificates));
@@ -105,13 +129,27 @@ pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<A
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Our order of cipher suites takes precedence over the client's.
     config.ignore_client_order = true;
-    // Sessions are resumed by tickets, so the server stores nothing for each client. The key of the
-    // tickets is replaced every few hours. One ticket per connection is enough, because each
-    // connection gets another ticket.
-    config.send_tls13_tickets = 1;
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
-    let acme = tls.acme().map(acme::name_of);
-    Ok(Arc::new(ListenerTls { config: Arc::new(config), certificates: served, acme, chosen }))
+    match verifier {
+        None => {
+            // Sessions are resumed by tickets, so the server stores nothing for each client. The key of
+            // the tickets is replaced every few hours. One ticket per connection is enough, because each
+            // connection gets another ticket.
+            config.send_tls13_tickets = 1;
+            config.ticketer = aws_lc_rs::Ticketer::new().map_err(of_library)?;
+        }
+        Some(_) => {
+            config.send_tls13_tickets = 0;
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
+    }
+    Ok(Arc::new(ListenerTls {
+        config: Arc::new(config),
+        certificates: served,
+        acme: tls.acme().map(acme::name_of),
+        client_verifier: verifier,
+        number: MADE.fetch_add(1, Ordering::Relaxed),
+        chosen,
+    }))
 }
 
 /// Returns the certificate that bearward has got by itself: the one for all domains; until that is there, what
@@ -188,14 +226,19 @@ impl Certificate {
     }
 }
 
+/// Makes the verifier of client certificates, if the listener asks for them. With revocations, each certificate
+/// of a chain needs a list of its authority that has not ended.
 fn client_verifier(
-    path: &Path,
+    tls: &Tls,
     provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, Fault> {
-    let roots = pem::authorities(path)?;
-    WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|error| Fault::of_file(path, error.to_string()))
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, Fault> {
+    let Some(path) = &tls.client_ca else { return Ok(None) };
+    let builder = WebPkiClientVerifier::builder_with_provider(pem::authorities(path)?, provider.clone());
+    let (builder, path) = match &tls.client_crl {
+        Some(lists) => (builder.with_crls(pem::revocations(lists)?).enforce_revocation_expiration(), lists),
+        None => (builder, path),
+    };
+    builder.build().map(Some).map_err(|error| Fault::of_file(path, error.to_string()))
 }
 
 /// Chooses the certificate by the server name that the client sends. If none matches, the first

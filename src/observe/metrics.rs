@@ -5,6 +5,7 @@
 
 mod certificates;
 mod doors;
+mod identities;
 mod process;
 mod queues;
 mod sheet;
@@ -29,6 +30,7 @@ use super::usage::KeyLabel;
 use crate::denial::Code;
 use crate::key_store::redis::Health;
 pub(crate) use certificates::{AcmeSample, Certificate};
+pub(crate) use identities::{IdentityFigures, IssuerSample};
 use process::Process;
 pub(crate) use queues::QueueSample;
 use sheet::{Sheet, counted, counted_seconds, timed, valued};
@@ -50,6 +52,8 @@ pub(crate) struct Scrape {
     pub(crate) certificates: Vec<Certificate>,
     /// Certificates that bearward gets from authorities.
     pub(crate) acme: Vec<AcmeSample>,
+    /// What is known of holders of tokens and certificates; `None` if there are none.
+    pub(crate) identities: Option<IdentityFigures>,
     /// Numbers of lost log lines, by destination.
     pub(crate) lost_lines: Vec<(String, u64)>,
     /// Numbers of left-out lines about requests without a valid key, by log.
@@ -400,6 +404,7 @@ impl Scrape {
             *generation as f64,
         )?;
         certificates::write(sheet, &self.certificates, &self.acme)?;
+        identities::write(sheet, self.identities.as_ref())?;
         let mut family = sheet.gauge("build_info", "1; the version stands in the label")?;
         valued(&mut family, &[("version", env!("CARGO_PKG_VERSION"))], 1.0)
     }
@@ -432,6 +437,16 @@ mod tests {
                 failed: 3,
                 is_failing: true,
             }],
+            identities: Some(IdentityFigures {
+                issuers: vec![IssuerSample {
+                    issuer: "https://a.example".to_owned(),
+                    keys: 2,
+                    confirmed_at: Some(Timestamp::UNIX_EPOCH),
+                    is_failing: true,
+                }],
+                holders: 3,
+                tokens: 4,
+            }),
             lost_lines: vec![("stderr".to_owned(), 7)],
             left_out_lines: [("access", 5), ("audit", 0)],
             ended_threads: vec![("log", 1)],
@@ -467,6 +482,10 @@ mod tests {
             "bearward_state_write_failures_total 2",
             "bearward_acme_attempts_total{domains=\"a.example,b.example\",outcome=\"failed\"} 3",
             "bearward_acme_failing{domains=\"a.example,b.example\"} 1.0",
+            "bearward_identities 3.0",
+            "bearward_tokens_verified 4.0",
+            "bearward_issuer_keys{issuer=\"https://a.example\"} 2.0",
+            "bearward_issuer_failing{issuer=\"https://a.example\"} 1.0",
             "bearward_connections 3.0",
             "bearward_reload_success{part=\"keys\"} 1.0",
             "bearward_reload_stale_seconds{part=\"keys\"} 0.0",

@@ -150,7 +150,7 @@ impl Question<'_> {
         context: Context<'_>,
     ) -> Result<(), Answered> {
         let (Question { peer, door, .. }, Told { parts, client, .. }) = (self, told);
-        let head = Head { parts, client, is_plain: false, identity: Identity::Credential };
+        let head = Head { parts, client, is_plain: false, identity: Identity::Presented(None) };
         let mut decided = gate::decide(&head, context).await;
         state.note_facts(peer, &mut decided.facts, &parts.headers);
         let verdict = decided.outcome?;

@@ -18,6 +18,7 @@ use crate::denial::Denial;
 use crate::forward::tunnel::OpenTunnel;
 use crate::gate::Context;
 use crate::hooks::Hooks;
+use crate::identity::{ClientCertificate, Identities};
 use crate::key_cache::KeyCache;
 use crate::key_store::redis::RedisStore;
 use crate::limit::Limiter;
@@ -38,6 +39,8 @@ use crate::upstream::request_body::PreludeMemory;
 pub(crate) struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) keys: Arc<KeyCache>,
+    /// The holders of tokens and certificates.
+    pub(crate) identities: Arc<Identities>,
     pub(crate) limiter: Arc<Limiter>,
     /// The limits of all replicas together, if they are shared.
     pub(crate) sharing: Option<Arc<Sharing>>,
@@ -84,7 +87,7 @@ impl Gateway {
     /// Returns the context in which a request is decided: snapshot, keys, limiter, and the
     /// wall-clock time `now`.
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Context<'a> {
-        Context { snapshot, keys: &self.keys, limiter: &self.limiter, now }
+        Context { snapshot, keys: &self.keys, identities: &self.identities, limiter: &self.limiter, now }
     }
 }
 
@@ -99,6 +102,8 @@ pub(crate) struct Peer {
     /// IP address of the connection's peer, as a header value.
     pub(crate) address_value: Option<HeaderValue>,
     pub(crate) is_tls: bool,
+    /// The certificate that the client has presented, if the listener asks for one.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
     /// Whether the peer is another proxy that asks, and which; `None` for a client.
     pub(crate) door: Option<Door>,
     /// What the listener does beside serving requests.

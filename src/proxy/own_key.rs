@@ -52,7 +52,7 @@ async fn make(
     is_plain: bool,
     context: Context<'_>,
 ) -> Result<Response<Bytes>, Denial> {
-    let head = Head { parts, client, is_plain, identity: Identity::Credential };
+    let head = Head { parts, client, is_plain, identity: Identity::Presented(peer.certificate.as_ref()) };
     let (mut facts, outcome) = gate::decide_own(&head, context).await;
     state.note_facts(peer, &mut facts, &parts.headers);
     let shown = shown(&outcome?, context);
@@ -99,7 +99,7 @@ fn shown(principal: &Principal, context: Context<'_>) -> Value {
         "name": key.name(),
         "group": key.group(),
         "permissions": key.permissions.names(),
-        "expires_at": key.expires_at().map(|end| end.to_string()),
+        "expires_at": principal.ends_at().map(|end| end.to_string()),
         "models": (!models.is_empty()).then_some(models),
         "limits": limits,
         "budgets": budgets,

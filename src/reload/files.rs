@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::part::Part;
 use super::watch::{FileSet, Stamps};
 use crate::acme::{Storage, name_of};
-use crate::config::{Config, Listener, ReadFile, StorePlace};
+use crate::config::{Config, KeysPlace, Listener, ReadFile, StorePlace};
 
 /// The files of a configuration, and their state before they were read.
 #[derive(Debug)]
@@ -66,13 +66,22 @@ fn files_of(part: Part, config: &Config, listeners: &[Listener]) -> Vec<PathBuf>
                 let client = client.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
                 shared.tls.ca.iter().cloned().chain(client)
             });
-            read_with(config).into_iter().map(|read| read.path).chain(of_upstreams).chain(of_shared).collect()
+            let of_issuers = config.auth.jwt.iter().filter_map(|issuer| issuer.ca.clone());
+            let read = read_with(config).into_iter().map(|read| read.path);
+            read.chain(of_upstreams).chain(of_shared).chain(of_issuers).collect()
         }
         Part::Keys => match &config.keys.path {
             StorePlace::Path(path) => vec![path.clone()],
             StorePlace::Redis(_) => Vec::new(),
         },
         Part::Certificates => listeners.iter().flat_map(certificates_of).collect(),
+        Part::Identities => {
+            let of_issuers = config.auth.jwt.iter().filter_map(|issuer| match &issuer.jwks {
+                KeysPlace::File(path) => Some(path.clone()),
+                _ => None,
+            });
+            of_issuers.chain(config.auth.deny.clone()).collect()
+        }
     }
 }
 
@@ -82,5 +91,5 @@ pub(super) fn certificates_of(listener: &Listener) -> Vec<PathBuf> {
     let pairs = pairs.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]);
     // The file of a certificate that bearward gets by itself may not be there yet.
     let stored = tls.acme().map(|acme| Storage::of(acme).certificate_file(&name_of(acme)));
-    pairs.chain(stored).chain(tls.client_ca.clone()).collect()
+    pairs.chain(stored).chain(tls.client_ca.clone()).chain(tls.client_crl.clone()).collect()
 }

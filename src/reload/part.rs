@@ -8,10 +8,12 @@ pub(crate) enum Part {
     Keys,
     /// The listeners' certificates.
     Certificates,
+    /// The files of denied tokens, and of issuers' keys.
+    Identities,
 }
 
 impl Part {
-    pub(crate) const ALL: [Part; 3] = [Part::Config, Part::Keys, Part::Certificates];
+    pub(crate) const ALL: [Part; 4] = [Part::Config, Part::Keys, Part::Certificates, Part::Identities];
 
     /// Returns the part's name in logs, metrics and answers.
     pub(crate) fn name(self) -> &'static str {
@@ -19,6 +21,7 @@ impl Part {
             Part::Config => "config",
             Part::Keys => "keys",
             Part::Certificates => "certificates",
+            Part::Identities => "identities",
         }
     }
 }

@@ -10,6 +10,7 @@ use super::watch::{digest_of, openable};
 use crate::acme::Storage;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener, StorePlace, Tls};
+use crate::identity::ReadFiles;
 use crate::key_cache::{KeyCache, KeySet};
 use crate::key_store::Store;
 use crate::key_store::id_secret;
@@ -17,7 +18,7 @@ use crate::key_store::provisions::{Provided, Provisions};
 use crate::key_store::redis::RedisStore;
 use crate::key_store::{AtFault, Pace, Reading};
 use crate::keys::id_secret::IdSecret;
-use crate::net::https;
+use crate::net::authority_client;
 use crate::net::tls::{self, ListenerTls};
 use crate::proxy::Gateway;
 use crate::shared::Settings;
@@ -27,6 +28,8 @@ use crate::snapshot::Snapshot;
 pub(super) enum Ready {
     Config(Box<ReadyConfig>),
     Keys(KeySet),
+    /// The files of denied tokens, and of issuers' keys.
+    Identities(ReadFiles),
     /// The new certificates of each listener without faults, with the listener's number and the
     /// digest of the files; then the faults of all other listeners.
     Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
@@ -64,6 +67,9 @@ impl Current {
                 )?)
             }
             Part::Certificates => self.read_certificates(),
+            Part::Identities => {
+                Ready::Identities(self.gateway.identities.read_files().map_err(|faults| self.placed(faults))?)
+            }
         })
     }
 
@@ -134,14 +140,14 @@ impl Current {
                 storage.open()?;
             }
             if let Some(acme) = section.and_then(Tls::acme) {
-                https::check(acme)?;
+                authority_client::check(acme)?;
             }
             let made = section.map(|section| tls::server_config(section, before.as_deref()));
             certificates.push(made.transpose()?);
         }
         let compiled = {
-            let Gateway { limiter, endpoints, queues, .. } = &*self.gateway;
-            Snapshot::new(&config, ids, limiter, endpoints, queues)?
+            let Gateway { limiter, endpoints, queues, identities, .. } = &*self.gateway;
+            Snapshot::new(&config, ids, limiter, endpoints, queues, identities)?
         };
         let shared = config.shared.as_ref().map(Settings::of).transpose()?;
         Ok(ReadyConfig { config, listeners, baseline, keys, redis, certificates, compiled, shared })

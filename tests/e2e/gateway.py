@@ -75,12 +75,13 @@ class Gateway:
     `keys`: name → arguments of `bearward keys create`. `admin`: with admin listener and token.
     `listener`: address to listen on. `fds`: sockets that the process inherits. `plain_too`: also
     listens on `plain_port`, without TLS. `before_start`: called in the new process before exec.
-    `more_upstreams`: upstreams beside `upstream`, in configuration syntax.
+    `more_upstreams`: upstreams beside `upstream`, in configuration syntax. `tls_fields`: more fields of the
+    listener's `tls`, each with a comma before it.
     """
 
     def __init__(
         self, upstream, keys, tls=False, config="", environment=None, admin=False, listener="127.0.0.1:0", fds=(), fields="",
-        plain_too=False, before_start=None, more_upstreams="",
+        plain_too=False, before_start=None, more_upstreams="", tls_fields="",
     ):
         self.directory = tempfile.TemporaryDirectory(prefix="bearward-e2e-")
         path = self.path = pathlib.Path(self.directory.name)
@@ -92,7 +93,7 @@ class Gateway:
             issue(self.authority, path)
             self.ca = str(path / "ca.crt")
             self.authority.cert_pem.write_to_path(self.ca)
-            tls_lines = f", tls: {{certificate: {path / 'tls.crt'}, private_key: {path / 'tls.key'}}}"
+            tls_lines = f", tls: {{certificate: {path / 'tls.crt'}, private_key: {path / 'tls.key'}{tls_fields}}}"
         endpoints = f"http://127.0.0.1:{upstream}" if isinstance(upstream, int) else upstream
         if admin:
             (path / "admin.token").write_text("the-admin-token\n")

@@ -39,6 +39,7 @@ pub(super) struct Status {
     pub(super) doors: Vec<DoorView>,
     pub(super) certificates: Vec<Certificate>,
     pub(super) acme: Vec<AcmeView>,
+    pub(super) identities: Option<IdentitiesView>,
     pub(super) log_lines_dropped: BTreeMap<String, u64>,
     pub(super) trend: Trend,
     pub(super) tokens_last_minute: Vec<TokenUse>,
@@ -160,6 +161,44 @@ pub(super) struct AcmeFault {
     pub(super) message: String,
     pub(super) advice: String,
     pub(super) at: Timestamp,
+}
+
+/// Issuers, and holders of tokens and certificates.
+#[derive(Deserialize)]
+pub(super) struct IdentitiesView {
+    pub(super) issuers: Vec<IssuerView>,
+    pub(super) holders: u64,
+    pub(super) denied: u64,
+    pub(super) latest: Vec<HolderView>,
+}
+
+/// An issuer of tokens.
+#[derive(Deserialize)]
+pub(super) struct IssuerView {
+    pub(super) issuer: String,
+    pub(super) kinds: String,
+    pub(super) unusable: Vec<String>,
+    pub(super) are_used: bool,
+    pub(super) confirmed_at: Option<Timestamp>,
+    pub(super) fault: Option<IssuerFault>,
+}
+
+/// Why the last request for an issuer's keys failed.
+#[derive(Deserialize)]
+pub(super) struct IssuerFault {
+    pub(super) message: String,
+    pub(super) at: Timestamp,
+}
+
+/// The holder of a token or certificate.
+#[derive(Deserialize)]
+pub(super) struct HolderView {
+    pub(super) id: String,
+    pub(super) name: Option<String>,
+    pub(super) group: Option<String>,
+    pub(super) permissions: Vec<String>,
+    pub(super) requests: u64,
+    pub(super) last_used_at: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,46 @@
+//! The file of denied tokens, `auth.deny`.
+
+use std::path::Path;
+
+use crate::bom;
+use crate::config::decode::Decoder;
+use crate::config::fault::{Fault, Faults};
+use crate::config::tree::{self, Quoting};
+
+/// What a file of denied tokens says.
+#[derive(Debug)]
+pub(crate) struct WrittenDenied {
+    /// Ids of tokens, as their claim `jti` has them (RFC 7519, section 4.1.7).
+    pub(crate) jti: Vec<String>,
+    /// Holders, as the claim `sub` has them.
+    pub(crate) sub: Vec<String>,
+}
+
+/// Parses a file of denied tokens: `jti` and `sub`, at least one of them, each a list.
+///
+/// # Errors
+///
+/// All faults of the file.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<WrittenDenied, Faults> {
+    let Some(root) = tree::parse(path, bom::without(text), Quoting::Allowed)? else {
+        let fault = Fault::of_file(path, "the file of denied tokens is empty");
+        return Err(fault.hint("`jti: []` says that no token is denied").into());
+    };
+    let mut decoder = Decoder::new(path, Quoting::Allowed, None);
+    let lists = decoder.fields(&root, "denied tokens").map(|mut fields| {
+        let lists = ["jti", "sub"]
+            .map(|name| decoder.given(&mut fields, name, |d, node| d.list(node, Decoder::word)));
+        decoder.done(fields);
+        lists
+    });
+    match lists {
+        Some([None, None]) if decoder.faults.is_empty() => {
+            let fault = Fault::at(path, root.at, "neither `jti` nor `sub`");
+            Err(fault.hint("`jti: []` says that no token is denied").into())
+        }
+        Some([jti, sub]) if decoder.faults.is_empty() => {
+            Ok(WrittenDenied { jti: jti.unwrap_or_default(), sub: sub.unwrap_or_default() })
+        }
+        _ => Err(Faults::sorted(decoder.into_faults())),
+    }
+}

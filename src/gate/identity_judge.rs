@@ -1,0 +1,58 @@
+//! Judges tokens and certificates of requests in service again, by the rules and keys that are in service then.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::ended::Ended;
+use super::proof::PresentedToken;
+use crate::identity::{ClientCertificate, Identities, LEEWAY, Reason, Refused};
+use crate::key_cache::LiveKey;
+use crate::keys::id_secret::IdSecret;
+
+/// Judges tokens and certificates again.
+#[derive(Clone)]
+pub(super) struct IdentityJudge {
+    pub(super) identities: Arc<Identities>,
+    pub(super) ids: Arc<IdSecret>,
+}
+
+impl IdentityJudge {
+    /// Returns the holder of a token, and when the token ends.
+    ///
+    /// # Errors
+    ///
+    /// Why the request has to end.
+    pub(super) fn of_token(
+        &self,
+        presented: &PresentedToken,
+        now: Timestamp,
+    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
+        let PresentedToken { token, hash, .. } = presented;
+        let rules = self.identities.in_service();
+        let known = self.identities.known_holder(hash, &rules, now);
+        let judged = known.unwrap_or_else(|| self.identities.verify((token, hash), &rules, &self.ids, now));
+        match judged {
+            Ok((live, expires_at)) => Ok((live, expires_at + LEEWAY)),
+            Err(Refused { ended, .. }) => Err(ended.map_or(Ended::Revoked, Ended::Expired)),
+        }
+    }
+
+    /// Returns the holder of a certificate, and when the certificate ends.
+    ///
+    /// # Errors
+    ///
+    /// Why the request has to end.
+    pub(super) fn of_certificate(
+        &self,
+        certificate: &ClientCertificate,
+        now: Timestamp,
+    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
+        let rules = self.identities.in_service();
+        match self.identities.holder_of(certificate, &rules, &self.ids, now) {
+            Ok(live) => Ok((live, certificate.ends())),
+            Err((_, Reason::CertificateExpired)) => Err(Ended::Expired(certificate.ends())),
+            Err(_) => Err(Ended::Revoked),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! All that is known of identities: the rules in service, the issuers' keys, the tokens that were verified, and
+//! the holders that have come. Workers, the thread that asks issuers, the reload thread and the admin listener
+//! share it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Notify, watch};
+
+use super::certificate::ClientCertificate;
+use super::denied::Denied;
+use super::holders::Holders;
+use super::jwks::KeySet;
+use super::known_tokens::{Basis, KnownTokens, Verified};
+use super::reason::Reason;
+use super::rules::{Path, Rule, Rules, Trusted};
+use super::source::{Pace, Place, ShownSource, Source};
+use super::token::{Refused, verified};
+use crate::clock::Clock;
+use crate::config::fault::{Fault, Faults};
+use crate::config::{Auth, Issuer, KeysPlace};
+use crate::key_cache::LiveKey;
+use crate::keys::id_secret::IdSecret;
+use crate::keys::{Credential, KeyHash};
+use crate::limit::Limiter;
+use crate::observe::usage::{KeyLabel, Usage, UsageBook};
+use crate::regular_file;
+
+/// The most holders, and the most tokens that are known as verified.
+const MOST: usize = 128 * 1024;
+
+/// All that is known of identities.
+pub(crate) struct Identities {
+    in_service: ArcSwap<Rules>,
+    /// The file of denied tokens in service.
+    deny: Mutex<Option<PathBuf>>,
+    next_rules: AtomicU64,
+    /// The number of changes of keys and denied tokens so far.
+    epoch: AtomicU64,
+    tokens: KnownTokens,
+    holders: Holders,
+    changes: watch::Sender<()>,
+    /// Notified when the thread has something to do.
+    pub(super) wake: Arc<Notify>,
+    clock: Clock,
+    /// Starts the thread; `None` once it is started, or before it can be.
+    starter: Mutex<Option<Starter>>,
+}
+
+/// Starts the thread that asks issuers for their keys.
+type Starter = Box<dyn FnOnce(Runtime) -> io::Result<()> + Send>;
+
+/// What is known of identities, as it is shown to operators.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) issuers: Vec<ShownSource>,
+    /// Whether the keys of each issuer may still be used.
+    pub(crate) are_fresh: Vec<bool>,
+    pub(crate) holders: usize,
+    pub(crate) tokens: usize,
+    pub(crate) denied: usize,
+}
+
+/// The content of the files that identities need, read before any of it is put into service.
+#[derive(Debug)]
+pub(crate) struct ReadFiles {
+    denied: Option<Denied>,
+    keys: Vec<(Arc<Source>, KeySet)>,
+}
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identities").field("in_service", &self.in_service).finish_non_exhaustive()
+    }
+}
+
+impl Identities {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self::with_room(clock, MOST)
+    }
+
+    fn with_room(clock: Clock, most: usize) -> Self {
+        Identities {
+            in_service: ArcSwap::default(),
+            deny: Mutex::default(),
+            next_rules: AtomicU64::new(1),
+            epoch: AtomicU64::new(0),
+            tokens: KnownTokens::with_room(most),
+            holders: Holders::with_room(most),
+            changes: watch::Sender::new(()),
+            wake: Arc::default(),
+            clock,
+            starter: Mutex::default(),
+        }
+    }
+
+    /// Compiles what a configuration says of identities. Keys of issuers that stay the same stay known.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the files that are not in service yet.
+    pub(crate) fn compile(&self, auth: &Auth) -> Result<Rules, Faults> {
+        let before = self.in_service.load();
+        let mut faults = Vec::new();
+        let mut issuers = Vec::with_capacity(auth.jwt.len());
+        for issuer in &auth.jwt {
+            match self.source(issuer, &before) {
+                Ok(source) => issuers.push(Trusted {
+                    issuer: issuer.clone(),
+                    name: Path::of(&issuer.name),
+                    source,
+                    rules: issuer.identities.iter().map(Rule::new).collect(),
+                }),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let is_same_file = *self.deny.lock().unwrap_or_else(PoisonError::into_inner) == auth.deny;
+        let denied = match &auth.deny {
+            _ if is_same_file => before.denied.clone(),
+            None => Arc::default(),
+            Some(path) => match Denied::read(path) {
+                Ok(denied) => Arc::new(ArcSwap::from_pointee(denied)),
+                Err(of_file) => {
+                    faults.extend(of_file.0);
+                    Arc::default()
+                }
+            },
+        };
+        match faults.is_empty() {
+            true => Ok(Rules {
+                number: self.next_rules.fetch_add(1, Ordering::Relaxed),
+                issuers,
+                certificates: auth.certificates.iter().map(Rule::new).collect(),
+                denied,
+                deny: auth.deny.clone(),
+            }),
+            false => Err(Faults(faults)),
+        }
+    }
+
+    /// Returns the keys of an issuer: those that are known already, or new ones, which are read if they are in a
+    /// file.
+    fn source(&self, issuer: &Issuer, before: &Rules) -> Result<Arc<Source>, Fault> {
+        let place = Place::of(issuer);
+        let known = before.issuers.iter().find(|trusted| trusted.source.place == place);
+        if let Some(known) = known {
+            return Ok(known.source.clone());
+        }
+        let source = Source::new(place, pace_of(issuer), self.wake.clone(), self.clock.clone());
+        if let KeysPlace::File(path) = &issuer.jwks {
+            source.take_file(read_keys(path)?);
+        }
+        Ok(Arc::new(source))
+    }
+
+    /// Puts compiled rules into service, in place of earlier ones.
+    pub(crate) fn put_into_service(&self, rules: &Arc<Rules>) {
+        for trusted in &rules.issuers {
+            trusted.source.set_pace(pace_of(&trusted.issuer));
+        }
+        self.deny.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&rules.deny);
+        self.in_service.store(rules.clone());
+        self.changes.send_replace(());
+        self.wake.notify_one();
+        if let Err(error) = self.start() {
+            tracing::error!(%error, "the thread that asks issuers for their keys can't be started");
+        }
+    }
+
+    pub(crate) fn in_service(&self) -> Arc<Rules> {
+        self.in_service.load_full()
+    }
+
+    /// Reads the files of the rules in service again: denied tokens, and keys in files.
+    ///
+    /// # Errors
+    ///
+    /// All faults of the files.
+    pub(crate) fn read_files(&self) -> Result<ReadFiles, Faults> {
+        let rules = self.in_service.load_full();
+        let mut faults = Vec::new();
+        let denied = rules.deny.as_deref().map(Denied::read).transpose().unwrap_or_else(|of_file| {
+            faults.extend(of_file.0);
+            None
+        });
+        let mut keys = Vec::new();
+        for trusted in &rules.issuers {
+            let KeysPlace::File(path) = &trusted.issuer.jwks else { continue };
+            match read_keys(path) {
+                Ok(read) => keys.push((trusted.source.clone(), read)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if faults.is_empty() { Ok(ReadFiles { denied, keys }) } else { Err(Faults(faults)) }
+    }
+
+    /// Puts the content of files into service.
+    pub(crate) fn take_files(&self, files: ReadFiles) {
+        let ReadFiles { denied, keys } = files;
+        if let Some(denied) = denied {
+            tracing::info!(entries = denied.len(), "denied tokens reloaded");
+            self.in_service.load().denied.store(Arc::new(denied));
+        }
+        for (source, keys) in keys {
+            source.take_file(keys);
+        }
+        self.note_change();
+    }
+
+    /// Notes that keys or denied tokens have changed. What was verified is verified again.
+    pub(super) fn note_change(&self) {
+        // The data was changed before, so whoever sees the new number sees the new data.
+        self.epoch.fetch_add(1, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// Returns a receiver that is notified whenever the rules, the keys or the denied tokens change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn basis(&self, rules: &Rules) -> Basis {
+        Basis { rules: rules.number, epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
+    /// Seconds of the monotonic clock.
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.clock.monotonic_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the holder of a token that was verified before; `None` if it was not, by these rules.
+    pub(crate) fn known_holder(
+        &self,
+        hash: &KeyHash,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Option<Result<(Arc<LiveKey>, Timestamp), Refused>> {
+        let known = self.tokens.get(hash)?;
+        if known.basis != self.basis(rules) {
+            return None;
+        }
+        let trusted = rules.issuers.get(usize::from(known.issuer))?;
+        if !trusted.source.is_fresh(trusted.issuer.max_stale) {
+            let keys_of = Some(trusted.source.clone());
+            return Some(Err(Refused { keys_of, ..Refused::from(Reason::KeysUnknown) }));
+        }
+        if known.is_expired(now) {
+            let id = Some(known.live.key.id().to_owned());
+            let ended = Some(known.expires_at());
+            return Some(Err(Refused { id, ended, ..Refused::from(Reason::Expired) }));
+        }
+        known.note_use(self.seconds());
+        Some(Ok((known.live.clone(), known.expires_at())))
+    }
+
+    /// Verifies a token, and returns its holder and its end. The next request with it finds it by
+    /// [`Self::known_holder`].
+    ///
+    /// # Errors
+    ///
+    /// Why it identifies nobody.
+    pub(crate) fn verify(
+        &self,
+        (token, hash): (&Credential, &KeyHash),
+        rules: &Rules,
+        ids: &IdSecret,
+        now: Timestamp,
+    ) -> Result<(Arc<LiveKey>, Timestamp), Refused> {
+        // What changes from here on makes this verification worthless.
+        let basis = self.basis(rules);
+        let accepted = verified(token.as_bytes(), rules, ids, now)?;
+        let holder = self.holders.get(&accepted.id, accepted.name.as_deref(), accepted.rule);
+        let Some(live) = holder else {
+            self.wake.notify_one();
+            return Err(Refused { id: Some(accepted.id), ..Refused::from(Reason::NoRoom) });
+        };
+        let (issuer, expires_at) = (accepted.issuer, accepted.expires_at);
+        let verified = Verified::new(live.clone(), basis, issuer, expires_at, self.seconds());
+        self.tokens.put(*hash, Arc::new(verified));
+        if self.is_crowded() {
+            self.wake.notify_one();
+        }
+        Ok((live, expires_at))
+    }
+
+    /// Returns the holder of a certificate.
+    ///
+    /// # Errors
+    ///
+    /// The id of the holder, and why the certificate identifies nobody.
+    pub(crate) fn holder_of(
+        &self,
+        certificate: &ClientCertificate,
+        rules: &Rules,
+        ids: &IdSecret,
+        now: Timestamp,
+    ) -> Result<Arc<LiveKey>, (String, Reason)> {
+        let judged = certificate.judged(rules, ids, |id, name, rule| self.holders.get(id, name, rule));
+        let holder = judged.holder.clone();
+        holder
+            .and_then(|live| certificate.check(now).map(|()| live))
+            .map_err(|reason| (judged.id.clone(), reason))
+    }
+
+    /// Forgets what has ended, and what was used longest ago if there is too much. Returns the labels in metrics
+    /// of forgotten holders.
+    pub(crate) fn sweep(&self, limiter: &Limiter, usage: &UsageBook) -> Vec<KeyLabel> {
+        let now = self.clock.wall();
+        self.tokens.sweep(self.basis(&self.in_service.load()), now);
+        self.holders.sweep(limiter, usage, now)
+    }
+
+    /// Whether there are so many tokens or holders that some should go.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.tokens.is_crowded() || self.holders.is_crowded()
+    }
+
+    pub(crate) fn shown(&self) -> Shown {
+        let rules = self.in_service.load();
+        let is_fresh = |trusted: &Trusted| trusted.source.is_fresh(trusted.issuer.max_stale);
+        Shown {
+            issuers: rules.issuers.iter().map(|trusted| trusted.source.shown()).collect(),
+            are_fresh: rules.issuers.iter().map(is_fresh).collect(),
+            holders: self.holders.len(),
+            tokens: self.tokens.len(),
+            denied: rules.denied.load().len(),
+        }
+    }
+
+    /// Returns the holders that were used last, at most `most`, with their usage.
+    pub(crate) fn latest(&self, usage: &UsageBook, most: usize) -> Vec<(Arc<LiveKey>, Arc<Usage>)> {
+        self.holders.latest(usage, most)
+    }
+
+    /// Sets how the thread is started, and starts it as soon as there are identities.
+    ///
+    /// # Errors
+    ///
+    /// There are identities now, and the thread can't be started.
+    pub(crate) fn start_with(
+        &self,
+        starter: impl FnOnce(Runtime) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        *self.starter.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(starter));
+        self.start()
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut waiting = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = self.in_service.load();
+        let is_wanted = rules.accept_tokens() || rules.accept_certificates();
+        if !is_wanted || waiting.is_none() {
+            return Ok(());
+        }
+        // What most likely fails comes first: the next reload then tries again.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        waiting.take().map_or(Ok(()), |starter| starter(runtime))
+    }
+
+    /// Returns the issuers' keys in service.
+    pub(super) fn sources(&self) -> Vec<Arc<Source>> {
+        self.in_service.load().issuers.iter().map(|trusted| trusted.source.clone()).collect()
+    }
+}
+
+fn pace_of(issuer: &Issuer) -> Pace {
+    Pace { timeout: issuer.timeout, refresh: issuer.refresh }
+}
+
+fn read_keys(path: &std::path::Path) -> Result<KeySet, Fault> {
+    let fault = |message: String| Fault::of_file(path, message);
+    let content =
+        regular_file::read(path).map_err(|error| fault(format!("the keys can't be read: {error}")))?;
+    KeySet::parse(&content).map_err(|reason| fault(format!("no set of keys: {reason}")))
+}
+
+/// Time between two sweeps.
+pub(super) const SWEEP: Duration = Duration::from_secs(10);
