@@ -185,6 +185,7 @@ impl Visitor {
                 method: &parts.method,
                 path: parts.uri.path(),
                 key_id: None,
+                key_name: None,
                 claimed_key_id: None,
                 credential_id: None,
                 route: Some("admin"),

@@ -17,6 +17,7 @@ mod answers;
 mod bodies;
 pub(crate) mod connection;
 mod hygiene;
+mod identities;
 mod path;
 mod patterns;
 mod reference;
@@ -28,6 +29,7 @@ pub use answers::{answer, answer_as_json};
 pub use bodies::{body, usage};
 pub use connection::connection;
 pub use hygiene::hygiene;
+pub use identities::{jwks, jwt};
 pub use path::path;
 pub use patterns::patterns;
 pub use steps::Steps;
@@ -52,6 +54,16 @@ mod tests {
     #[test]
     fn tokens() {
         replay("token", super::token);
+    }
+
+    #[test]
+    fn tokens_of_issuers() {
+        replay("jwt", super::jwt);
+    }
+
+    #[test]
+    fn sets_of_keys() {
+        replay("jwks", super::jwks);
     }
 
     #[test]

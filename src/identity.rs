@@ -22,8 +22,10 @@ mod token;
 pub(crate) use certificate::ClientCertificate;
 pub(crate) use compact::is_token;
 pub(crate) use fetch::{Client, Document, Wanted};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use jwks::KeySet;
 pub(crate) use reason::Reason;
-pub(crate) use registry::{Identities, ReadFiles, Shown};
+pub(crate) use registry::{Identities, ReadFiles, Shown, lost_ids};
 pub(crate) use rules::Rules;
 pub(crate) use source::{Awaited, ShownSource};
 pub(crate) use thread::{Sweep, Tasks, ask_all};

@@ -76,7 +76,7 @@ use crate::config::{AttemptQuota, BudgetQuota, Quota};
 #[derive(Debug)]
 pub(crate) struct Limiter {
     clock: Clock,
-    states: DashMap<String, Arc<KeyState>>,
+    states: DashMap<Box<str>, Arc<KeyState>>,
     windows: DashMap<(Option<String>, Quota), Arc<Window>>,
     budgets: DashMap<(Option<String>, BudgetQuota), Arc<Budget>>,
     /// Where changes are noted that survive a restart; `None` if nothing survives one.
@@ -216,7 +216,7 @@ impl Limiter {
                 None => KeyState::new(key_id, uses),
             })
         };
-        self.states.entry(key_id.to_owned()).or_insert_with(state).value().clone()
+        self.states.entry(key_id.into()).or_insert_with(state).value().clone()
     }
 
     /// Forgets the state of a key that has left the store, if nothing refers to the state and all
@@ -297,9 +297,9 @@ impl Limiter {
             judged.judge(&uses.windows, group, cost, now);
         }
         let wall = || self.clock.wall();
-        judged.judge_budgets(&mut of_key.budgets, key, cost, wall);
+        judged.judge_budgets(&mut of_key, key, cost, wall);
         if let Some((group, uses)) = &mut of_group {
-            judged.judge_budgets(&mut uses.budgets, group, cost, wall);
+            judged.judge_budgets(uses, group, cost, wall);
         }
         let Judged { charged, refusal, would_refuse } = judged;
         if let Some(refusal) = refusal {
@@ -337,7 +337,7 @@ impl Limiter {
         debits: &mut SmallVec<[Debit; 2]>,
     ) {
         for budget in holder.budgets {
-            if let Some(charge) = uses.budgets.charge(budget, cost, self.clock.wall()) {
+            if let Some(charge) = uses.budgets().charge(budget, cost, self.clock.wall()) {
                 debits.push(Debit { state: holder.state.clone(), charge: Charge::Budget(charge) });
             }
         }
@@ -355,7 +355,7 @@ impl Limiter {
             let now = self.clock.monotonic_nanos();
             let is_kept = match (charge, &self.lender) {
                 (Charge::Budget(charge), _) => {
-                    state.uses().budgets.settle(charge, used, self.clock.wall());
+                    state.uses().budgets().settle(charge, used, self.clock.wall());
                     true
                 }
                 (Charge::SharedBudget { budget, from, reserved }, Some(lender)) => {
@@ -395,13 +395,16 @@ impl Limiter {
 
     /// Returns the budgets of a holder, as they are shown.
     pub(crate) fn budgets(&self, holder: &Holder<'_>) -> Vec<ShownBudget> {
-        holder.state.uses().budgets.shown(holder.budgets, self.clock.wall())
+        match holder.budgets {
+            [] => Vec::new(),
+            budgets => holder.state.uses().budgets().shown(budgets, self.clock.wall()),
+        }
     }
 
     /// Returns the budgets of the key with this id that were used since the start, as they are shown.
     pub(crate) fn known_budgets(&self, key_id: &str) -> Vec<ShownBudget> {
         let state = self.known_state(key_id);
-        state.map(|state| state.uses().budgets.known(self.clock.wall())).unwrap_or_default()
+        state.map(|state| state.uses().budgets().known(self.clock.wall())).unwrap_or_default()
     }
 
     /// Returns the state of a holder's windows without charging them.

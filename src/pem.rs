@@ -11,6 +11,9 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
 use crate::bom;
 use crate::config::CertificatePair;
 use crate::config::fault::Fault;
@@ -64,7 +67,12 @@ pub(crate) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDe
     };
     let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
     let lists = CertificateRevocationListDer::pem_slice_iter(bom::without_in(&content));
-    let lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(unreadable)?;
+    let mut lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(unreadable)?;
+    // Of several lists of one authority, only the first is looked at: the newest has to be.
+    lists.sort_by_key(|list: &CertificateRevocationListDer<'_>| {
+        let parsed = CertificateRevocationList::from_der(list).ok();
+        std::cmp::Reverse(parsed.map(|(_, list)| list.last_update().timestamp()))
+    });
     // Without a list, nothing would be checked.
     if lists.is_empty() {
         return Err(Fault::of_file(path, "holds no list of revoked certificates"));

@@ -394,13 +394,18 @@ impl Reloader {
                 self.refusals.has_stood_blank(&set, config.keys.path.path(), gateway.keys.len())?;
                 return self.apply_keys(set);
             }
-            Ready::Identities(files) => self.current.gateway.identities.take_files(files),
+            Ready::Identities(mut files) => {
+                let faults = std::mem::take(&mut files.faults);
+                self.current.gateway.identities.take_files(files);
+                return if faults.is_empty() { Ok(()) } else { Err(Faults(faults).into()) };
+            }
             Ready::Certificates(good, faults) => {
                 for (number, config, digest) in good {
                     let Some(running) = self.current.listeners.get_mut(number) else { continue };
                     running.serve_with(config, digest);
                     tracing::info!(listener = %running.listener.address, "certificates reloaded");
                 }
+                self.current.gateway.identities.judge_again();
                 if !faults.is_empty() {
                     return Err(Faults(faults).into());
                 }
@@ -458,9 +463,13 @@ impl Reloader {
             }
         }
         // A set of files whose paths did not change keeps its state.
-        for ((_, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
+        for ((part, set), new) in self.current.sets.iter_mut().zip(baseline.into_sets(&config)) {
             if set.files() != new.files() {
                 *set = new;
+                // Of these, only new files were read with the configuration.
+                if *part == Part::Identities {
+                    set.forget();
+                }
             }
         }
         self.current.config = config;

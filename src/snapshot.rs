@@ -80,7 +80,7 @@ impl Snapshot {
         identities: &Identities,
     ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let rules = identities.compile(&config.auth).unwrap_or_else(|of_files| {
+        let rules = identities.compile(&config.auth, &ids).unwrap_or_else(|of_files| {
             faults.extend(of_files.0);
             Rules::default()
         });

@@ -128,6 +128,7 @@ impl Change {
             method: &self.method,
             path: &self.path,
             key_id: Some(key_id),
+            key_name: None,
             claimed_key_id: None,
             credential_id: None,
             route: Some("bearward:admin"),

@@ -25,7 +25,7 @@ pub(super) fn status(gateway: &Gateway) -> Value {
         .map(|(live, usage)| {
             json!({
                 "id": live.key.id(),
-                "name": live.key.name(),
+                "name": live.key.name().map(shown::visible),
                 "group": live.key.group(),
                 "permissions": live.key.permissions.names(),
                 "requests": usage.requests(),

@@ -1,6 +1,6 @@
 //! Warnings about what can't be held where another proxy forwards the requests.
 
-use crate::config::{Asker, BudgetQuota, Config, Door, ModelIn, Quota, Route, Unenforceable, Unit};
+use crate::config::{Asker, BudgetQuota, Config, Door, Identity, ModelIn, Quota, Route, Unenforceable, Unit};
 use crate::key_cache::KeySet;
 use crate::keys::ApiKey;
 
@@ -109,15 +109,18 @@ struct Limit {
 
 fn limits(config: &Config, set: &KeySet) -> impl Iterator<Item = Limit> {
     let lacks_own = set.entries.iter().any(|(_, live)| live.key.max_concurrent().is_none());
+    let lacks_own = lacks_own || config.auth.identities().any(|identity| identity.max_concurrent.is_none());
     let top = config.max_concurrent.filter(|_| lacks_own).map(|_| WITHOUT_OWN.to_owned());
     let concurrent = top
         .into_iter()
         .chain(of_groups(config, |group| group.max_concurrent.is_some()))
+        .chain(of_identities(config, |identity| identity.max_concurrent.is_some()))
         .chain(of_keys(set, |key| key.max_concurrent().is_some()))
         .collect();
     let capped_route = config.routes.iter().filter(|route| route.model.request.is_some());
     let caps = of_groups(config, |group| group.request.is_some())
         .chain(capped_route.map(|route| format!("the route {}", route.name)))
+        .chain(of_identities(config, |identity| identity.request.is_some()))
         .chain(of_keys(set, |key| key.output_cap().is_some()))
         .collect();
     let tokens = |is_meant: fn(Unit) -> bool| of_tokens(config, set, is_meant);
@@ -144,11 +147,16 @@ fn of_tokens(config: &Config, set: &KeySet, is_meant: fn(Unit) -> bool) -> Vec<S
     let rates = |quotas: &[Quota]| quotas.iter().any(|quota| quota.is_enforced && is_meant(quota.unit));
     let budgets = |quotas: &[BudgetQuota]| quotas.iter().any(|quota| is_meant(quota.unit));
     let of_route = config.routes.iter().filter(|route| rates(&route.rate_limits));
-    let lacks_own = || set.entries.iter().any(|(_, live)| live.key.rate_limits().is_none());
+    let of_tokens = || config.auth.identities().any(|identity| identity.rate_limits.is_none());
+    let lacks_own = || of_tokens() || set.entries.iter().any(|(_, live)| live.key.rate_limits().is_none());
     let top = (rates(&config.rate_limits) && lacks_own()).then(|| WITHOUT_OWN.to_owned());
     top.into_iter()
         .chain(of_groups(config, |group| rates(&group.rate_limits) || budgets(&group.budgets)))
         .chain(of_route.map(|route| format!("the route {}", route.name)))
+        .chain(of_identities(config, |identity| {
+            identity.rate_limits.as_deref().is_some_and(rates)
+                || identity.budgets.as_deref().is_some_and(budgets)
+        }))
         .chain(of_keys(set, |key| key.rate_limits().is_some_and(rates) || budgets(key.budgets())))
         .collect()
 }
@@ -159,6 +167,11 @@ fn of_groups<'a>(
 ) -> impl Iterator<Item = String> + 'a {
     let groups = config.groups.iter().filter(move |group| is_meant(group));
     groups.map(|group| format!("the group {}", group.name))
+}
+
+/// Names the holders of tokens and certificates, if one of their identities is meant.
+fn of_identities(config: &Config, is_meant: impl Fn(&Identity) -> bool) -> Option<String> {
+    config.auth.identities().any(is_meant).then(|| "holders of tokens and certificates".to_owned())
 }
 
 /// Names the keys that are meant: the first ones by their ids, the others by their number.

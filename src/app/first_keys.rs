@@ -41,7 +41,12 @@ impl FirstKeys {
         let provided = Provided::by(config);
         let reading = Reading { provisions: Provisions::Of(&provided), ..Reading::first(&nothing, ids) };
         let Store::Redis(redis) = &store else {
-            return Ok(FirstKeys { set: store.load_first(reading)?, ..FirstKeys::default() });
+            // Without keys, there may be holders of tokens and certificates.
+            let set = match config.auth.has_identities() {
+                true => store.load(Reading { at_fault: AtFault::Refused, ..reading })?,
+                false => store.load_first(reading)?,
+            };
+            return Ok(FirstKeys { set, ..FirstKeys::default() });
         };
         // An entry at fault is left out and reported, as in a directory of key files.
         let read = store.load_first(Reading { at_fault: AtFault::Held, ..reading });

@@ -11,7 +11,7 @@ use crate::acme::Storage;
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener};
-use crate::identity::Identities;
+use crate::identity::{Identities, lost_ids};
 use crate::key_cache::KeyCache;
 use crate::key_store::id_secret;
 use crate::keys::id_secret::IdSecret;
@@ -68,6 +68,9 @@ impl Prepared {
             faults.push(fault);
             Arc::new(IdSecret::random())
         });
+        if purpose == Purpose::Service {
+            faults.extend(lost_ids(&config.auth, &ids));
+        }
         let first = FirstKeys::read(config, &ids, purpose).unwrap_or_else(|of_keys| {
             faults.extend(of_keys.0);
             FirstKeys::default()

@@ -373,7 +373,7 @@ fn explain_token(decided: &Decided, steps: &mut Steps) {
     let Decided { facts, outcome } = decided;
     if let Some(principal) = &facts.principal {
         let key = &principal.key().key;
-        let name = key.name().map(|name| format!(" ({name})")).unwrap_or_default();
+        let name = key.name().map(|name| format!(" ({})", shown::visible(name))).unwrap_or_default();
         let group = key.group().map(|group| format!(", in the group {group}")).unwrap_or_default();
         return steps
             .add("token", format!("{}{name}, with {}{group}", key.id(), key.permissions.names().join(", ")));

@@ -40,6 +40,18 @@ section! {
     }
 }
 
+impl Auth {
+    /// Whether tokens or certificates identify anybody.
+    pub(crate) fn has_identities(&self) -> bool {
+        !self.jwt.is_empty() || !self.certificates.is_empty()
+    }
+
+    /// Returns all identities of tokens and certificates.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.jwt.iter().flat_map(|issuer| &issuer.identities).chain(&self.certificates)
+    }
+}
+
 /// The answer to a request with two different credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Conflict {

@@ -5,14 +5,14 @@ use std::path::Path;
 use crate::bom;
 use crate::config::decode::Decoder;
 use crate::config::fault::{Fault, Faults};
-use crate::config::tree::{self, Quoting};
+use crate::config::tree::{self, Node, Quoting};
 
 /// What a file of denied tokens says.
 #[derive(Debug)]
 pub(crate) struct WrittenDenied {
     /// Ids of tokens, as their claim `jti` has them (RFC 7519, section 4.1.7).
     pub(crate) jti: Vec<String>,
-    /// Holders, as the claim `sub` has them.
+    /// Holders, as the claim `sub` has them; `*` stands for any characters.
     pub(crate) sub: Vec<String>,
 }
 
@@ -28,8 +28,9 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<WrittenDenied, Faults> {
     };
     let mut decoder = Decoder::new(path, Quoting::Allowed, None);
     let lists = decoder.fields(&root, "denied tokens").map(|mut fields| {
-        let lists = ["jti", "sub"]
-            .map(|name| decoder.given(&mut fields, name, |d, node| d.list(node, Decoder::word)));
+        let jti = decoder.given(&mut fields, "jti", |d, node| d.list(node, token_id));
+        let sub = decoder.given(&mut fields, "sub", |d, node| d.list(node, Decoder::word));
+        let lists = [jti, sub];
         decoder.done(fields);
         lists
     });
@@ -42,5 +43,14 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<WrittenDenied, Faults> {
             Ok(WrittenDenied { jti: jti.unwrap_or_default(), sub: sub.unwrap_or_default() })
         }
         _ => Err(Faults::sorted(decoder.into_faults())),
+    }
+}
+
+/// Decodes the id of a token, which is no pattern.
+fn token_id(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let id = d.word(node)?;
+    match id.contains('*') {
+        true => d.hinted(node.at, "an id of a token is no pattern", "the whole id; patterns are for `sub`"),
+        false => Some(id),
     }
 }

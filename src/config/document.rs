@@ -95,6 +95,12 @@ fn workers() -> Form<usize> {
 }
 
 impl Config {
+    /// Whether a group or an identity has budgets.
+    pub(crate) fn has_budgets(&self) -> bool {
+        self.groups.iter().any(|group| !group.budgets.is_empty())
+            || self.auth.identities().any(|identity| identity.budgets.is_some())
+    }
+
     /// Whether what was used of budgets survives a restart.
     pub(crate) fn keeps_budgets(&self) -> bool {
         self.state.is_some() || self.shared.is_some()

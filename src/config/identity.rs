@@ -109,6 +109,13 @@ fn pattern(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
         return d.hinted(node.at, "a condition without a pattern", "\"*\" stands for any value");
     }
     let pattern = d.word(node)?;
+    if pattern.starts_with('!') {
+        return d.hinted(node.at, "a pattern here takes nothing out", "`deny` refuses single holders");
+    }
+    let is_from_variable = matches!(&node.kind, Kind::Scalar { text, .. } if text.contains("${"));
+    if is_from_variable && pattern.bytes().all(|byte| byte == b'*') {
+        return d.hinted(node.at, "without its variable, this pattern means everybody", "set the variable");
+    }
     match pattern.trim() == pattern && !pattern.contains(char::is_control) {
         true => Some(pattern),
         false => d.hinted(
@@ -142,17 +149,24 @@ pub(super) fn identities() -> Form<Vec<Identity>> {
             let at = node.item(number).map_or(node.at, |item| item.position_of("when"));
             for Condition { name, .. } in &identity.when.0 {
                 if name.starts_with('/') && !is_pointer(name) {
-                    return d.hinted(
-                        at,
-                        format!("`{name}` is no path of names in a token"),
-                        "as in /kubernetes.io/namespace; `~1` stands for a `/` in a name, `~0` for `~`",
-                    );
+                    return d.hinted(at, format!("`{name}` is no path of names in a token"), POINTER_HINT);
                 }
             }
         }
         Some(identities)
     })
 }
+
+/// Decodes the name of a claim, or a path of names in claims.
+pub(super) fn claim(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let name = d.word(node)?;
+    match name.starts_with('/') && !is_pointer(&name) {
+        true => d.hinted(node.at, format!("`{name}` is no path of names in a token"), POINTER_HINT),
+        false => Some(name),
+    }
+}
+
+const POINTER_HINT: &str = "as in /kubernetes.io/namespace; `~1` stands for a `/` in a name, `~0` for `~`";
 
 /// Whether a text is a JSON Pointer (RFC 6901, section 3) to something within a document.
 fn is_pointer(text: &str) -> bool {

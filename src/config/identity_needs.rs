@@ -8,7 +8,6 @@ use crate::config::identity::Identity;
 use crate::config::keys::Keys;
 use crate::config::listener::Listener;
 use crate::config::route::Route;
-use crate::config::store_place::StorePlace;
 use crate::config::tree::Node;
 
 /// The parts of a configuration that identities need.
@@ -44,10 +43,7 @@ pub(super) fn refuse_what_identities_lack(d: &mut Decoder<'_>, root: &Node, conf
         d.fault(at("deny"), "`deny` is a list of tokens, and there is no `jwt`").hint =
             Some("`client_crl` at the listener for certificates, `revoke` for keys".to_owned());
     }
-    let has_identities = !config.auth.jwt.is_empty() || !config.auth.certificates.is_empty();
-    let has_common_secret =
-        config.keys.id_secret.is_some() || matches!(config.keys.path, StorePlace::Redis(_));
-    if has_identities && config.is_shared && !has_common_secret {
+    if config.auth.has_identities() && config.is_shared && config.keys.id_secret.is_none() {
         let field = if config.auth.jwt.is_empty() { "certificates" } else { "jwt" };
         d.fault(
             at(field),
@@ -80,7 +76,8 @@ fn refuse_missing(
             d.fault(at("group"), format!("there is no group `{group}`")).hint = Some(hint);
         }
         for route in identity.routes.iter().flatten() {
-            if !config.routes.iter().any(|known| known.name == *route) {
+            let is_of_admin = ["bearward:admin", "bearward:metrics"].contains(&route.as_str());
+            if !is_of_admin && !config.routes.iter().any(|known| known.name == *route) {
                 d.fault(at("routes"), format!("there is no route `{route}`")).hint =
                     Some("the name of a route of `routes`, or of its preset".to_owned());
             }

@@ -8,8 +8,10 @@ use http::Uri;
 use serde_json::json;
 
 use crate::config::decode::Decoder;
-use crate::config::form::{Form, duration, duration_of_at_least, list_of, non_empty, one_of, path, word};
-use crate::config::identity::{Identity, identities};
+use crate::config::form::{
+    Form, duration, duration_of_at_least, list_of, non_empty, one_of, path, text, word,
+};
+use crate::config::identity::{Identity, claim, identities};
 use crate::config::section::{nested, section};
 use crate::config::tree::{Kind, Node};
 
@@ -35,7 +37,7 @@ section! {
         /// The signature algorithms that are accepted.
         algorithms: Vec<Algorithm> = non_empty(one_of(&Algorithm::ALL)).or(Algorithm::DEFAULT.to_vec());
         /// The claim that names the holder in logs and in headers.
-        name: String = word().or("sub".to_owned());
+        name: String = text(claim).shown().or("sub".to_owned());
         /// The longest time between two requests for the keys.
         refresh: Duration = duration_of_at_least(Duration::from_secs(1), "too often").or(Duration::from_secs(300));
         /// How long the known keys are used while the issuer's server can't be reached.
@@ -152,6 +154,9 @@ pub(crate) fn is_trustworthy(url: &str) -> bool {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return false;
     }
+    if uri.port().is_some() && uri.port_u16().is_none() {
+        return false;
+    }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_local =
         bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -180,6 +185,10 @@ pub(super) fn issuers() -> Form<Vec<Issuer>> {
                     message,
                     "`jwks` with a URL or {file: PATH}, or an issuer with https://",
                 );
+            }
+            if issuer.max_stale < issuer.refresh {
+                let message = "the keys would end before they are asked for again";
+                return d.hinted(at("max_stale"), message, "at least as long as `refresh`");
             }
             let is_file = matches!(issuer.jwks, KeysPlace::File(_));
             for (field, is_given) in

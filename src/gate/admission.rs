@@ -340,7 +340,7 @@ impl Permit {
             keys: keys.clone(),
             clock: clock.clone(),
             proof: principal.proof().clone(),
-            identities: IdentityJudge { identities: identities.clone(), ids: snapshot.ids.clone() },
+            identities: IdentityJudge { identities: identities.clone() },
             address,
             environment: snapshot.environment.clone(),
             max_age: snapshot.max_age,

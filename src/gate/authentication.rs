@@ -21,6 +21,9 @@ use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
 use crate::observe::naming::Naming;
 
+/// Reason why a credential was refused that was not even looked at.
+const NOT_LOOKED_UP: &str = "not looked up, after too many failed attempts";
+
 /// Reason why a credential was refused, for the log.
 #[derive(Debug)]
 struct Refusal {
@@ -203,7 +206,7 @@ impl Lookup<'_> {
         if form != Form::Token
             && let Some(wait) = self.wait()
         {
-            let reason = "not looked up, after too many failed attempts";
+            let reason = NOT_LOOKED_UP;
             return Err(Unmatched {
                 credential,
                 form,
@@ -230,9 +233,14 @@ impl Lookup<'_> {
 
     /// Finds the holder of a token. A token that may be valid with other keys of its issuer is no guess yet.
     fn find_holder(&self, token: Credential) -> Result<Matched, Unmatched> {
-        match by_token(token, self.context) {
+        let wait = self.wait();
+        match by_token(token, wait.is_some(), self.context) {
             Ok(identified) => Ok(Matched { holder: Holder::OfToken(identified), companions: Vec::new() }),
-            Err((credential, token)) => {
+            Err((credential, None)) => {
+                let (form, reason) = (Form::Foreign, NOT_LOOKED_UP);
+                Err(Unmatched { credential, form, reason, is_guess: false, wait, token: None })
+            }
+            Err((credential, Some(token))) => {
                 let reason = token.refused.reason;
                 let is_guess = reason.is_guess() && token.awaited.is_none();
                 let (form, reason) = (Form::Foreign, reason.name());
@@ -261,13 +269,15 @@ impl Lookup<'_> {
         if let Some(matched) = matched {
             return Ok(Matched { companions: self.count_companions(unmatched), ..matched });
         }
+        // Nothing is counted before other keys of a token's issuer may be there.
+        let waits = |one: &Unmatched| one.token.as_ref().is_some_and(|token| token.awaited.is_some());
+        if let Some(index) = unmatched.iter().position(waits) {
+            return Err(Box::new(self.after_guess(unmatched.swap_remove(index))));
+        }
         let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
         let answered = refusals.iter().position(is_limited).unwrap_or_default();
-        let awaited = refusals.iter_mut().find_map(|(authentication, _)| authentication.awaited.take());
-        let (mut authentication, outcome) = refusals.swap_remove(answered);
-        authentication.awaited = awaited;
-        Err(Box::new((authentication, outcome)))
+        Err(Box::new(refusals.swap_remove(answered)))
     }
 
     /// Counts as guesses the credentials that were sent beside a key's secret, match no key, and
@@ -310,12 +320,18 @@ impl Lookup<'_> {
     /// secret of a key that is not valid does not count as a guess.
     fn after_guess(&self, unmatched: Unmatched) -> Judged {
         let Unmatched { credential, form, reason, is_guess, wait, token } = unmatched;
-        let (id, denial) = match &token {
+        let (naming, denial) = match &token {
             Some(token) => token.denial(&credential, self.context),
             None => {
                 let id = self.context.snapshot.ids.key_id(&credential);
                 let denial = Denial::invalid_key(&id);
-                (id, denial)
+                let naming = match form {
+                    // The key id in this token proves nothing, because anybody can make a token that
+                    // contains the id of a key.
+                    Form::Token => Naming::Claimed(id.into()),
+                    Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
+                };
+                (naming, denial)
             }
         };
         let denial = denial.caused_by(Refusal { reason });
@@ -326,12 +342,6 @@ impl Lookup<'_> {
         let denial = match wait {
             Some(wait) => Denial::too_many_failed_attempts(wait).instead_of(denial),
             None => denial,
-        };
-        let naming = match form {
-            // The key id in this token proves nothing, because anybody can make a token that
-            // contains the id of a key.
-            Form::Token => Naming::Claimed(id.into()),
-            Form::Mistyped | Form::Foreign => Naming::Unknown(id.into()),
         };
         let (mut authentication, outcome) = refused(naming, denial);
         authentication.awaited = token.and_then(|token| token.awaited);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::context::Context;
 use super::principal::Principal;
 use super::proof::{PresentedToken, Proof};
@@ -31,20 +33,25 @@ pub(super) struct RefusedToken {
     pub(super) awaited: Option<Awaited>,
 }
 
-/// Finds the holder of a token.
+/// Finds the holder of a token. `is_blocked`: the client's address has used up its failed attempts. Of the tokens
+/// of such addresses that are not known, few are verified.
 ///
 /// # Errors
 ///
-/// The token again, and why it identifies nobody.
+/// The token again, and why it identifies nobody; `None` if it was not verified.
 pub(super) fn by_token(
     token: Credential,
+    is_blocked: bool,
     context: Context<'_>,
-) -> Result<Identified, (Credential, Box<RefusedToken>)> {
+) -> Result<Identified, (Credential, Option<Box<RefusedToken>>)> {
     let (rules, identities, now) = (&context.snapshot.identities, context.identities, context.now);
     let hash = token.hash();
     let known = identities.known_holder(&hash, rules, now);
-    let judged =
-        known.unwrap_or_else(|| identities.verify((&token, &hash), rules, &context.snapshot.ids, now));
+    let judged = match known {
+        Some(known) => known,
+        None if is_blocked && !identities.may_verify_for_blocked() => return Err((token, None)),
+        None => identities.verify((&token, &hash), rules, now),
+    };
     match judged {
         Ok((live, expires_at)) => {
             let presented = PresentedToken { token, hash, expires_at };
@@ -52,7 +59,7 @@ pub(super) fn by_token(
         }
         Err(refused) => {
             let awaited = refused.keys_of.as_ref().and_then(|keys| keys.ask());
-            Err((token, Box::new(RefusedToken { refused, awaited })))
+            Err((token, Some(Box::new(RefusedToken { refused, awaited }))))
         }
     }
 }
@@ -67,7 +74,7 @@ pub(super) fn by_certificate(
     context: Context<'_>,
 ) -> Result<Identified, (Naming, Reason, Denial)> {
     let snapshot = context.snapshot;
-    match context.identities.holder_of(certificate, &snapshot.identities, &snapshot.ids, context.now) {
+    match context.identities.holder_of(certificate, &snapshot.identities, context.now) {
         Ok(live) => Ok(Identified { live, proof: Proof::Certificate(certificate.clone()) }),
         Err((id, reason)) => {
             let denial = match reason {
@@ -84,7 +91,8 @@ impl Identified {
     /// Returns the key in service of the holder, how the log names it, and the principal.
     pub(super) fn judged(self, context: Context<'_>) -> (Arc<LiveKey>, Naming, Result<Principal, Denial>) {
         let Identified { live, proof } = self;
-        let naming = Naming::Key(live.headers().key_id.clone());
+        let named = (live.headers().key_id.clone(), live.key.name().map(str::to_owned));
+        let naming = Naming::Holder(Box::new(named));
         let principal = Principal::new(live.clone(), proof, &context.snapshot.groups);
         // The configuration is refused if it lacks the group of an identity.
         (live, naming, principal.ok_or_else(Denial::key_store_unavailable))
@@ -92,9 +100,10 @@ impl Identified {
 }
 
 impl RefusedToken {
-    /// Returns the id by which answers and logs name the token, and the answer.
-    pub(super) fn denial(&self, token: &Credential, context: Context<'_>) -> (String, Denial) {
-        let Refused { reason, id, ended, .. } = &self.refused;
+    /// Returns how logs name the token, and the answer.
+    pub(super) fn denial(&self, token: &Credential, context: Context<'_>) -> (Naming, Denial) {
+        let Refused { reason, id, subject, ended, .. } = &self.refused;
+        let of_holder = id.as_ref().and_then(|id| HeaderValue::from_str(id).ok());
         let id = id.clone().unwrap_or_else(|| context.snapshot.ids.key_id(token));
         let denial = match (reason, ended) {
             (Reason::KeysUnknown, _) => Denial::key_store_unavailable(),
@@ -102,6 +111,10 @@ impl RefusedToken {
             (_, Some(ended)) => Denial::expired_key(*ended),
             _ => Denial::invalid_key(&id),
         };
-        (id, denial)
+        let naming = match of_holder {
+            Some(of_holder) => Naming::Holder(Box::new((of_holder, subject.clone()))),
+            None => Naming::Unknown(id.into()),
+        };
+        (naming, denial)
     }
 }

@@ -8,17 +8,16 @@ use super::ended::Ended;
 use super::proof::PresentedToken;
 use crate::identity::{ClientCertificate, Identities, LEEWAY, Reason, Refused};
 use crate::key_cache::LiveKey;
-use crate::keys::id_secret::IdSecret;
 
 /// Judges tokens and certificates again.
 #[derive(Clone)]
 pub(super) struct IdentityJudge {
     pub(super) identities: Arc<Identities>,
-    pub(super) ids: Arc<IdSecret>,
 }
 
 impl IdentityJudge {
-    /// Returns the holder of a token, and when the token ends.
+    /// Returns the holder of a token, and when the token ends. The holder is `None` if it can't be told now, since
+    /// the issuer's keys are not known: that is no reason to end what was let in.
     ///
     /// # Errors
     ///
@@ -27,13 +26,17 @@ impl IdentityJudge {
         &self,
         presented: &PresentedToken,
         now: Timestamp,
-    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
-        let PresentedToken { token, hash, .. } = presented;
+    ) -> Result<(Option<Arc<LiveKey>>, Timestamp), Ended> {
+        let PresentedToken { token, hash, expires_at } = presented;
         let rules = self.identities.in_service();
         let known = self.identities.known_holder(hash, &rules, now);
-        let judged = known.unwrap_or_else(|| self.identities.verify((token, hash), &rules, &self.ids, now));
+        let judged = known.unwrap_or_else(|| self.identities.verify((token, hash), &rules, now));
         match judged {
-            Ok((live, expires_at)) => Ok((live, expires_at + LEEWAY)),
+            Ok((live, expires_at)) => Ok((Some(live), expires_at + LEEWAY)),
+            Err(Refused { reason: Reason::KeysUnknown | Reason::NoRoom, .. }) => match *expires_at + LEEWAY {
+                end if now >= end => Err(Ended::Expired(*expires_at)),
+                end => Ok((None, end)),
+            },
             Err(Refused { ended, .. }) => Err(ended.map_or(Ended::Revoked, Ended::Expired)),
         }
     }
@@ -47,10 +50,11 @@ impl IdentityJudge {
         &self,
         certificate: &ClientCertificate,
         now: Timestamp,
-    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
+    ) -> Result<(Option<Arc<LiveKey>>, Timestamp), Ended> {
         let rules = self.identities.in_service();
-        match self.identities.holder_of(certificate, &rules, &self.ids, now) {
-            Ok(live) => Ok((live, certificate.ends())),
+        match self.identities.holder_of(certificate, &rules, now) {
+            Ok(live) => Ok((Some(live), certificate.ends())),
+            Err((_, Reason::NoRoom)) => Ok((None, certificate.ends())),
             Err((_, Reason::CertificateExpired)) => Err(Ended::Expired(certificate.ends())),
             Err(_) => Err(Ended::Revoked),
         }

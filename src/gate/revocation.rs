@@ -131,7 +131,9 @@ impl Judgement {
             Proof::Token(presented) => self.identities.of_token(presented, now)?,
             Proof::Certificate(certificate) => self.identities.of_certificate(certificate, now)?,
         };
-        self.check_routes(&live.key)?;
+        if let Some(live) = live {
+            self.check_routes(&live.key)?;
+        }
         Ok(Some(end))
     }
 

@@ -16,7 +16,6 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 use super::reason::Reason;
 use super::rules::Rules;
 use crate::key_cache::LiveKey;
-use crate::keys::id_secret::IdSecret;
 use crate::keys::is_label;
 
 /// The keywords of kinds of names (RFC 4514, section 3), and of two more that authorities use.
@@ -37,7 +36,7 @@ const KEYWORDS: [(&str, &str); 11] = [
 /// A certificate that the client of a connection has presented.
 pub(crate) struct ClientCertificate {
     names: Names,
-    /// When the first certificate of the chain ends.
+    /// When the client's own certificate ends.
     ends: Timestamp,
     /// Whether the listener accepts the chain as its authorities and revocations are now.
     is_accepted: Box<dyn Fn() -> bool + Send + Sync>,
@@ -76,7 +75,9 @@ impl Names {
         if !rest.is_empty() {
             return None;
         }
-        let ends = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
+        // One that has no end by RFC 5280, section 4.1.2.5 ends later than any instant here.
+        let ends = Timestamp::from_second(certificate.validity().not_after.timestamp());
+        let ends = ends.unwrap_or(Timestamp::MAX);
         let mut names = Names { subject: subject_of(certificate.subject()), ..Names::default() };
         let others = certificate.subject_alternative_name().ok()?;
         for other in others.iter().flat_map(|others| &others.value.general_names) {
@@ -106,31 +107,27 @@ impl Names {
         subject.into_iter().chain(others.iter().map(String::as_str))
     }
 
-    /// Returns the texts that identify the holder, all of its names.
-    fn identify(&self) -> Vec<&str> {
+    /// Returns the id of the holder by these rules, which is made of all of these names.
+    fn id_by(&self, rules: &Rules) -> String {
         let kinds = ["subject", "dns", "uri", "email"];
-        kinds.into_iter().flat_map(|kind| std::iter::once(kind).chain(self.of_kind(kind))).collect()
-    }
-
-    /// Returns the name for logs and headers: a URI, a DNS name, a mail address or the subject.
-    fn shown(&self) -> Option<&str> {
-        let kinds = ["uri", "dns", "email", "subject"];
-        kinds.into_iter().find_map(|kind| self.of_kind(kind).next()).filter(|name| is_label(name))
+        // With their numbers, no two lists of names are the same texts.
+        let numbers = kinds.map(|kind| self.of_kind(kind).count().to_string());
+        let with_numbers = kinds.into_iter().zip(&numbers);
+        let texts: Vec<&str> = with_numbers
+            .flat_map(|(kind, number)| [kind, number.as_str()].into_iter().chain(self.of_kind(kind)))
+            .collect();
+        rules.id_of("crt_", &texts)
     }
 }
 
+/// The most bytes of a name in logs and headers. A longer one is left out.
+const LONGEST_NAME: usize = 256;
+
 impl ClientCertificate {
-    /// Makes the certificate of a chain that a handshake has verified, the client's own first. Returns `None` if
-    /// it can't be parsed. `is_accepted`: whether the listener still accepts the chain.
-    pub(crate) fn of<'c>(
-        chain: impl Iterator<Item = &'c [u8]>,
-        is_accepted: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> Option<Self> {
-        let mut parsed = chain.map(Names::of);
-        let (names, mut ends) = parsed.next()??;
-        for authority in parsed {
-            ends = ends.min(authority?.1);
-        }
+    /// Makes the certificate of a client that a handshake has verified. Returns `None` if it can't be parsed.
+    /// `is_accepted`: whether the listener still accepts it with its chain.
+    pub(crate) fn of(leaf: &[u8], is_accepted: impl Fn() -> bool + Send + Sync + 'static) -> Option<Self> {
+        let (names, ends) = Names::of(leaf)?;
         Some(ClientCertificate {
             names,
             ends,
@@ -147,17 +144,18 @@ impl ClientCertificate {
     pub(super) fn judged(
         &self,
         rules: &Rules,
-        ids: &IdSecret,
         holder: impl FnOnce(&str, Option<&str>, &super::rules::Rule) -> Option<Arc<LiveKey>>,
     ) -> Arc<Judged> {
         if let Some(known) = self.judged.load_full().filter(|known| known.rules == rules.number) {
             return known;
         }
-        let id = ids.holder_id("crt_", &self.names.identify());
-        let rule =
-            rules.certificates.iter().find(|rule| rule.holds_for_names(|kind| self.names.of_kind(kind)));
-        let found = rule.ok_or(Reason::NoIdentity);
-        let holder = found.and_then(|rule| holder(&id, self.names.shown(), rule).ok_or(Reason::NoRoom));
+        let id = self.names.id_by(rules);
+        let named = |rule: &'_ super::rules::Rule| rule.name_among(|kind| self.names.of_kind(kind));
+        let found = rules.certificates.iter().find_map(|rule| Some((rule, named(rule)?)));
+        let holder = found.ok_or(Reason::NoIdentity).and_then(|(rule, name)| {
+            let shown = Some(name).filter(|name| name.len() <= LONGEST_NAME && is_label(name));
+            holder(&id, shown, rule).ok_or(Reason::NoRoom)
+        });
         let is_final = !matches!(holder, Err(Reason::NoRoom));
         let judged = Arc::new(Judged { rules: rules.number, id, holder });
         if is_final {
@@ -169,8 +167,8 @@ impl ClientCertificate {
     /// Checks whether the certificate still holds.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Reason> {
         match () {
-            () if !(self.is_accepted)() => Err(Reason::CertificateRevoked),
             () if now >= self.ends => Err(Reason::CertificateExpired),
+            () if !(self.is_accepted)() => Err(Reason::CertificateRevoked),
             () => Ok(()),
         }
     }
@@ -197,20 +195,21 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     }
 }
 
-/// Escapes a value (RFC 4514, section 2.4), so that no value looks like two.
+/// Escapes a value, so that no value looks like two, whatever a pattern takes for `*`. RFC 4514, section 2.4 has
+/// each character escaped as its bytes, too.
 fn escaped(value: &str) -> String {
     let last = value.chars().count().saturating_sub(1);
     let mut text = String::with_capacity(value.len());
     for (number, c) in value.chars().enumerate() {
-        let is_special = matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\')
+        let is_special = matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\' | '=')
             || (number == 0 && matches!(c, ' ' | '#'))
-            || (number == last && c == ' ');
-        match c {
-            _ if is_special => text.extend(['\\', c]),
-            c if c.is_control() => {
+            || (number == last && c == ' ')
+            || c.is_control();
+        match is_special {
+            true => {
                 c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| text.push_str(&format!("\\{byte:02x}")));
             }
-            c => text.push(c),
+            false => text.push(c),
         }
     }
     text
@@ -244,12 +243,11 @@ mod tests {
             ];
         });
         let (names, _) = Names::of(&der).unwrap();
-        assert_eq!(names.subject, "CN=\\#x\\,O=Admin\\ ,O=A\\, B\\+C,C=DE");
+        assert_eq!(names.subject, "CN=\\23x\\2cO\\3dAdmin\\20,O=A\\2c B\\2bC,C=DE");
         assert_eq!(names.of_kind("dns").collect::<Vec<_>>(), ["runner.example"]);
         assert_eq!(names.of_kind("uri").collect::<Vec<_>>(), ["spiffe://cluster/ns/evals/sa/runner"]);
         assert_eq!(names.of_kind("email").collect::<Vec<_>>(), ["ops@example.com"]);
         assert_eq!(names.of_kind("ip").count(), 0);
-        assert_eq!(names.shown(), Some("spiffe://cluster/ns/evals/sa/runner"));
     }
 
     #[test]
@@ -258,26 +256,31 @@ mod tests {
             let owned = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
             Names { dns: owned(dns), uri: owned(uri), ..Names::default() }
         };
-        let all =
-            [names(&["a"], &[]), names(&[], &["a"]), names(&["a", "uri"], &[]), names(&["uri", "a"], &[])];
-        let ids = IdSecret::kept(b"a secret of sixteen bytes or more");
-        let found: std::collections::HashSet<String> =
-            all.iter().map(|names| ids.holder_id("crt_", &names.identify())).collect();
+        let all = [
+            names(&["a"], &[]),
+            names(&[], &["a"]),
+            names(&["a", "uri"], &[]),
+            names(&["a"], &["uri"]),
+            names(&["uri", "a"], &[]),
+            names(&["uri", "1", "a"], &[]),
+        ];
+        let ids = Some(Arc::new(crate::keys::id_secret::IdSecret::kept(b"a secret")));
+        let rules = Rules { ids, ..Rules::default() };
+        let found: std::collections::HashSet<String> = all.iter().map(|names| names.id_by(&rules)).collect();
         assert_eq!(found.len(), all.len());
         assert!(found.iter().all(|id| id.len() == 14 && id.starts_with("crt_")));
     }
 
     #[test]
-    fn the_chain_ends_with_its_first_end_and_garbage_is_none() {
+    fn a_certificate_has_the_end_that_it_states_and_garbage_is_none() {
         let der = certificate(|params| params.not_after = rcgen::date_time_ymd(2030, 1, 1));
-        let sooner = certificate(|params| params.not_after = rcgen::date_time_ymd(2029, 1, 1));
-        let of =
-            |chain: &[&[u8]]| ClientCertificate::of(chain.iter().copied(), || true).map(|one| one.ends());
-        assert_eq!(of(&[&der, &sooner]), Some("2029-01-01T00:00:00Z".parse().unwrap()));
-        assert_eq!(of(&[&der]), Some("2030-01-01T00:00:00Z".parse().unwrap()));
+        let of = |leaf: &[u8]| ClientCertificate::of(leaf, || true).map(|one| one.ends());
+        assert_eq!(of(&der), Some("2030-01-01T00:00:00Z".parse().unwrap()));
+        let endless = certificate(|params| params.not_after = rcgen::date_time_ymd(9999, 12, 31));
+        assert!(of(&endless) > Some("9999-01-01T00:00:00Z".parse().unwrap()));
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&[&der[..der.len() - 1]]), None);
+        assert_eq!(of(&der[..der.len() - 1]), None);
         let longer = [der.as_slice(), &[0]].concat();
-        assert_eq!(of(&[&longer]), None);
+        assert_eq!(of(&longer), None);
     }
 }

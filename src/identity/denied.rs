@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::denied;
 use crate::config::fault::{Fault, Faults};
+use crate::glob;
 use crate::regular_file;
 
 /// The tokens and holders that are refused.
@@ -12,6 +13,8 @@ use crate::regular_file;
 pub(crate) struct Denied {
     tokens: HashSet<String>,
     subjects: HashSet<String>,
+    /// Subjects with `*`, which stands for any characters, as in the conditions of identities.
+    patterns: Vec<String>,
 }
 
 impl Denied {
@@ -24,17 +27,22 @@ impl Denied {
         let text = regular_file::read_text(path)
             .map_err(|error| Fault::of_file(path, format!("the denied tokens can't be read: {error}")))?;
         let written = denied::parse(path, &text)?;
-        Ok(Denied { tokens: written.jti.into_iter().collect(), subjects: written.sub.into_iter().collect() })
+        let (patterns, subjects): (Vec<_>, Vec<_>) =
+            written.sub.into_iter().partition(|sub| sub.contains('*'));
+        let (tokens, subjects) = (written.jti.into_iter().collect(), subjects.into_iter().collect());
+        Ok(Denied { tokens, subjects, patterns })
     }
 
     /// Whether a token is refused. `id`: its `jti`, if it has one.
     pub(super) fn refuse(&self, id: Option<&str>, subject: &str) -> bool {
-        self.subjects.contains(subject) || id.is_some_and(|id| self.tokens.contains(id))
+        self.subjects.contains(subject)
+            || id.is_some_and(|id| self.tokens.contains(id))
+            || self.patterns.iter().any(|pattern| glob::matches(pattern, subject, false))
     }
 
     /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.tokens.len() + self.subjects.len()
+        self.tokens.len() + self.subjects.len() + self.patterns.len()
     }
 }
 
@@ -50,8 +58,8 @@ mod tests {
 
     #[test]
     fn tokens_are_refused_by_their_ids_and_their_holders() {
-        let denied = read("jti: [one, \"2\"]\nsub:\n  - mallory\n").unwrap();
-        assert_eq!(denied.len(), 3);
+        let denied = read("jti: [one, \"2\"]\nsub:\n  - mallory\n  - \"evals:*\"\n").unwrap();
+        assert_eq!(denied.len(), 4);
         for (id, subject, is_refused) in [
             (Some("one"), "a", true),
             (Some("2"), "a", true),
@@ -59,6 +67,8 @@ mod tests {
             (None, "mallory", true),
             (Some("mallory"), "one", false),
             (None, "a", false),
+            (None, "evals:x", true),
+            (None, "xevals:x", false),
         ] {
             assert_eq!(denied.refuse(id, subject), is_refused, "{id:?} {subject}");
         }
@@ -67,6 +77,7 @@ mod tests {
     #[test]
     fn a_file_that_says_nothing_is_a_fault() {
         for text in [
+            "jti: [\"a*\"]\n",
             "",
             "# nothing\n",
             "jti:\n",

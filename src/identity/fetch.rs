@@ -100,7 +100,12 @@ async fn discovered(place: &Place, client: &Client) -> Result<String, String> {
         _ => return Err(format!("{url} names no issuer")),
     }
     match object.text("jwks_uri") {
-        Ok(Some(keys)) if is_trustworthy(keys) => Ok(keys.to_owned()),
+        // An issuer with TLS may not lead to a server on this machine without.
+        Ok(Some(keys))
+            if is_trustworthy(keys) && (keys.starts_with("https:") || place.issuer.starts_with("http:")) =>
+        {
+            Ok(keys.to_owned())
+        }
         Ok(Some(keys)) => Err(format!("{url} has its keys at `{}`, without TLS", shown(keys))),
         _ => Err(format!("{url} names no `jwks_uri`")),
     }
@@ -115,6 +120,9 @@ fn wanted(place: &Place, url: &str) -> Result<Wanted, String> {
         Some(path) if server_of(url).is_some() && server_of(url) == server_of(configured) => {
             let text = regular_file::read_text(path)
                 .map_err(|error| format!("the token file {} can't be read: {error}", path.display()))?;
+            if text.trim().is_empty() {
+                return Err(format!("the token file {} is empty", path.display()));
+            }
             Some(Zeroizing::new(format!("Bearer {}", text.trim())))
         }
         _ => None,
@@ -198,6 +206,7 @@ mod tests {
             (r#"{"issuer":"https://a.example/y","jwks_uri":"https://b.example/keys"}"#, "another issuer"),
             (r#"{"jwks_uri":"https://b.example/keys"}"#, "names no issuer"),
             (r#"{"issuer":"https://a.example/x","jwks_uri":"http://b.example/keys"}"#, "without TLS"),
+            (r#"{"issuer":"https://a.example/x","jwks_uri":"http://127.0.0.1/keys"}"#, "without TLS"),
             (r#"{"issuer":"https://a.example/x"}"#, "names no `jwks_uri`"),
             ("<html>", "no JSON"),
         ] {

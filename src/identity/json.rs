@@ -64,8 +64,9 @@ impl Json {
             Json::Text(text) => Some(text.into()),
             Json::Bool(value) => Some(value.to_string().into()),
             Json::Whole(number) => Some(number.to_string().into()),
-            Json::Number(number) => Some(number.to_string().into()),
-            Json::Null | Json::List(_) | Json::Object(_) => None,
+            // Beyond this, several numbers are the same float.
+            Json::Number(number) if number.abs() < 9_007_199_254_740_992.0 => Some(number.to_string().into()),
+            Json::Number(_) | Json::Null | Json::List(_) | Json::Object(_) => None,
         }
     }
 }
@@ -171,6 +172,7 @@ mod tests {
         assert_eq!(shown(object.get("w")).as_deref(), Some("7"));
         assert_eq!(shown(object.get("n")).as_deref(), Some("1.5"));
         assert_eq!(shown(object.get("u")), None);
+        assert_eq!(shown(Some(&Json::Number(9_223_372_036_854_775_808.0))), None);
         let inner = object.get("z").and_then(|list| list.at("1")).and_then(|item| item.at("k"));
         assert_eq!(shown(inner).as_deref(), Some("v"));
         assert_eq!((object.text("a"), object.text("missing")), (Err(()), Ok(None)));

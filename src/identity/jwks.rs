@@ -18,6 +18,8 @@ const MOST_KEYS: usize = 100;
 pub(crate) const MOST_BYTES: usize = 512 * 1024;
 /// The lengths of RSA moduli that are accepted, in bits (RFC 7518, section 3.3 asks for 2048 at least).
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// The most keys that are tried for a token that names none: the old and the new one of an issuer.
+const KEYS_WITHOUT_ID: usize = 2;
 /// The most bytes of an RSA exponent. Longer ones only make each verification slow.
 const EXPONENT_BYTES: usize = 4;
 
@@ -36,6 +38,8 @@ struct Key {
     /// The only algorithm that the set names for the key.
     algorithm: Option<Algorithm>,
     key: DecodingKey,
+    /// The digest of all that the key is.
+    digest: [u8; 32],
 }
 
 impl std::fmt::Debug for Key {
@@ -107,10 +111,12 @@ impl KeySet {
                 }
             }
         }
-        Ok(KeySet { keys, unusable, digest: sha256(document) })
+        let mut material: Vec<[u8; 32]> = keys.iter().map(|key| key.digest).collect();
+        material.sort_unstable();
+        Ok(KeySet { keys, unusable, digest: sha256(material.concat()) })
     }
 
-    /// Whether both were parsed from the same document.
+    /// Whether both have the same keys.
     pub(crate) fn is_same(&self, other: &KeySet) -> bool {
         self.digest == other.digest
     }
@@ -144,18 +150,16 @@ impl KeySet {
     ) -> Result<(), NotVerified> {
         let fits =
             |key: &&Key| key.kind.fits(algorithm) && key.algorithm.is_none_or(|only| only == algorithm);
-        let mut fitting = self.keys.iter().filter(fits);
+        let fitting = self.keys.iter().filter(fits);
         let is_by = |key: &Key| {
             verify(signature, signed.as_bytes(), &key.key, in_library(algorithm)).unwrap_or(false)
         };
         let is_verified = match id {
-            None => {
-                let only = fitting.next().ok_or(NotVerified::KeyUnknown)?;
-                if fitting.next().is_some() {
-                    return Err(NotVerified::KeyMissing);
-                }
-                is_by(only)
-            }
+            None => match fitting.clone().count() {
+                0 => return Err(NotVerified::KeyUnknown),
+                1..=KEYS_WITHOUT_ID => fitting.clone().any(is_by),
+                _ => return Err(NotVerified::KeyMissing),
+            },
             Some(id) => {
                 let mut named = fitting.filter(|key| key.id.as_deref() == Some(id)).peekable();
                 if named.peek().is_none() {
@@ -202,15 +206,25 @@ impl Key {
             Some(Json::List(uses)) if uses.contains(&Json::Text("verify".to_owned())) => {}
             Some(_) => return Err("not for verification".to_owned()),
         }
+        let mut material = String::new();
+        let mut part = |name: &str| -> Result<&str, String> {
+            let part = needed(name)?;
+            material.push_str(part);
+            material.push('.');
+            Ok(part)
+        };
         let (kind, key) = match needed("kty")? {
-            "RSA" => (Kind::Rsa, rsa(needed("n")?, needed("e")?)?),
+            "RSA" => {
+                let (n, e) = (part("n")?, part("e")?);
+                (Kind::Rsa, rsa(n, e)?)
+            }
             "EC" => {
                 let (kind, bytes) = match needed("crv")? {
                     "P-256" => (Kind::P256, 32),
                     "P-384" => (Kind::P384, 48),
                     other => return Err(format!("the curve {} is not supported", visible(other))),
                 };
-                let (x, y) = (needed("x")?, needed("y")?);
+                let (x, y) = (part("x")?, part("y")?);
                 if [x, y].iter().any(|part| decoded(part).is_none_or(|part| part.len() != bytes)) {
                     return Err("no point of its curve".to_owned());
                 }
@@ -218,7 +232,7 @@ impl Key {
             }
             "OKP" => match needed("crv")? {
                 "Ed25519" => {
-                    let x = needed("x")?;
+                    let x = part("x")?;
                     if decoded(x).is_none_or(|point| point.len() != 32) {
                         return Err("no point of its curve".to_owned());
                     }
@@ -236,7 +250,9 @@ impl Key {
                 _ => return Err(format!("for {}, which is not accepted", visible(name))),
             },
         };
-        Ok(Key { id: text("kid")?.map(str::to_owned), kind, algorithm, key })
+        let id = text("kid")?.map(str::to_owned);
+        let digest = sha256(format!("{kind:?} {algorithm:?} {id:?} {material}"));
+        Ok(Key { id, kind, algorithm, key, digest })
     }
 }
 
@@ -338,10 +354,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_without_a_key_id_means_the_only_key() {
-        let two = set(&[EC, &EC.replace("\"a\"", "\"b\"")]);
+    fn the_order_of_keys_and_other_fields_make_no_other_set() {
+        let other = EC.replace("\"a\"", "\"b\"");
+        assert!(set(&[EC, &other]).is_same(&set(&[&other, &EC.replace("{", "{\"later\":1,")])));
+        for changed in [EC.replace("\"a\"", "\"c\""), EC.replace("{", "{\"alg\":\"ES256\",")] {
+            assert!(!set(&[EC]).is_same(&set(&[&changed])));
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_key_id_means_one_of_at_most_two_keys() {
+        let (b, c) = (EC.replace("\"a\"", "\"b\""), EC.replace("\"a\"", "\"d\""));
+        let (two, three) = (set(&[EC, &b]), set(&[EC, &b, &c]));
         let token = ("x.y", "AA");
-        assert_eq!(two.verify(token, Algorithm::Es256, None), Err(NotVerified::KeyMissing));
+        assert_eq!(two.verify(token, Algorithm::Es256, None), Err(NotVerified::Signature));
+        assert_eq!(three.verify(token, Algorithm::Es256, None), Err(NotVerified::KeyMissing));
         assert_eq!(two.verify(token, Algorithm::Rs256, None), Err(NotVerified::KeyUnknown));
         assert_eq!(two.verify(token, Algorithm::Es256, Some("c")), Err(NotVerified::KeyUnknown));
         assert_eq!(two.verify(token, Algorithm::Es256, Some("a")), Err(NotVerified::Signature));

@@ -16,6 +16,9 @@ use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::keys::token::DigestHasher;
 
+/// Time after which an unused token is forgotten. Its next request verifies it again.
+const UNUSED_SECONDS: u32 = 3600;
+
 /// What a token was verified by: the number of the rules, and how often keys or denied tokens had changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Basis {
@@ -97,16 +100,21 @@ impl KnownTokens {
         self.len() > self.most / 8 * 7
     }
 
-    /// Forgets tokens that have ended, or were verified by other rules, and more of them if they are many.
-    pub(super) fn sweep(&self, basis: Basis, now: Timestamp) {
-        let is_over = |verified: &Verified| verified.is_expired(now) || verified.basis != basis;
+    /// Forgets tokens that have ended, were verified by other rules, or were not used for an hour, and more of
+    /// them if there is too much. `seconds`: the time of their use.
+    pub(super) fn sweep(&self, basis: Basis, now: Timestamp, (seconds, is_crowded): (u32, bool)) {
+        let used = |verified: &Verified| verified.last_used.load(Ordering::Relaxed);
+        let is_over = |verified: &Verified| {
+            verified.is_expired(now)
+                || verified.basis != basis
+                || seconds.saturating_sub(used(verified)) > UNUSED_SECONDS
+        };
         let over: Vec<KeyHash> =
             self.by_hash.iter().filter(|entry| is_over(entry.value())).map(|entry| *entry.key()).collect();
         over.iter().for_each(|hash| self.remove(hash));
-        if !self.is_crowded() {
+        if !is_crowded {
             return;
         }
-        let used = |verified: &Verified| verified.last_used.load(Ordering::Relaxed);
         let mut by_use: Vec<(u32, KeyHash)> =
             self.by_hash.iter().map(|entry| (used(entry.value()), *entry.key())).collect();
         by_use.sort_unstable_by_key(|(used, _)| *used);

@@ -3,7 +3,6 @@
 //! share it.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,21 +29,27 @@ use crate::keys::id_secret::IdSecret;
 use crate::keys::{Credential, KeyHash};
 use crate::limit::Limiter;
 use crate::observe::usage::{KeyLabel, Usage, UsageBook};
+use crate::pem;
 use crate::regular_file;
 
 /// The most holders, and the most tokens that are known as verified.
 const MOST: usize = 128 * 1024;
 
+/// Time between two tokens that are verified for addresses that have used up their failed attempts, in
+/// nanoseconds, and how many may come at once.
+const BLOCKED_INTERVAL: u64 = 20_000_000;
+const BLOCKED_BURST: u64 = 25;
+
 /// All that is known of identities.
 pub(crate) struct Identities {
     in_service: ArcSwap<Rules>,
-    /// The file of denied tokens in service.
-    deny: Mutex<Option<PathBuf>>,
     next_rules: AtomicU64,
     /// The number of changes of keys and denied tokens so far.
     epoch: AtomicU64,
     tokens: KnownTokens,
     holders: Holders,
+    /// When the next token may be verified for an address that has used up its failed attempts, in nanoseconds.
+    spare: AtomicU64,
     changes: watch::Sender<()>,
     /// Notified when the thread has something to do.
     pub(super) wake: Arc<Notify>,
@@ -67,11 +72,13 @@ pub(crate) struct Shown {
     pub(crate) denied: usize,
 }
 
-/// The content of the files that identities need, read before any of it is put into service.
+/// The content of the files that identities need, read before any of it is put into service. A file at fault
+/// holds up no other one.
 #[derive(Debug)]
 pub(crate) struct ReadFiles {
     denied: Option<Denied>,
     keys: Vec<(Arc<Source>, KeySet)>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -88,11 +95,11 @@ impl Identities {
     fn with_room(clock: Clock, most: usize) -> Self {
         Identities {
             in_service: ArcSwap::default(),
-            deny: Mutex::default(),
             next_rules: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
             tokens: KnownTokens::with_room(most),
             holders: Holders::with_room(most),
+            spare: AtomicU64::new(0),
             changes: watch::Sender::new(()),
             wake: Arc::default(),
             clock,
@@ -105,7 +112,7 @@ impl Identities {
     /// # Errors
     ///
     /// All faults of the files that are not in service yet.
-    pub(crate) fn compile(&self, auth: &Auth) -> Result<Rules, Faults> {
+    pub(crate) fn compile(&self, auth: &Auth, ids: &Arc<IdSecret>) -> Result<Rules, Faults> {
         let before = self.in_service.load();
         let mut faults = Vec::new();
         let mut issuers = Vec::with_capacity(auth.jwt.len());
@@ -120,9 +127,8 @@ impl Identities {
                 Err(fault) => faults.push(fault),
             }
         }
-        let is_same_file = *self.deny.lock().unwrap_or_else(PoisonError::into_inner) == auth.deny;
         let denied = match &auth.deny {
-            _ if is_same_file => before.denied.clone(),
+            _ if before.deny == auth.deny => before.denied.clone(),
             None => Arc::default(),
             Some(path) => match Denied::read(path) {
                 Ok(denied) => Arc::new(ArcSwap::from_pointee(denied)),
@@ -139,6 +145,7 @@ impl Identities {
                 certificates: auth.certificates.iter().map(Rule::new).collect(),
                 denied,
                 deny: auth.deny.clone(),
+                ids: Some(ids.clone()),
             }),
             false => Err(Faults(faults)),
         }
@@ -152,9 +159,25 @@ impl Identities {
         if let Some(known) = known {
             return Ok(known.source.clone());
         }
+        if let Some(path) = &issuer.ca {
+            pem::authorities(path)?;
+        }
+        if let Some(path) = &issuer.token_file {
+            let fault = |message: String| Fault::of_file(path, message);
+            let read = regular_file::read_text(path);
+            let text = read.map_err(|error| fault(format!("the token can't be read: {error}")))?;
+            if text.trim().is_empty() {
+                return Err(fault("the file of the token is empty".to_owned()));
+            }
+        }
         let source = Source::new(place, pace_of(issuer), self.wake.clone(), self.clock.clone());
         if let KeysPlace::File(path) = &issuer.jwks {
             source.take_file(read_keys(path)?);
+        }
+        // The same keys are reached in another way now. Until that is tried, they stay known.
+        let is_same = |trusted: &&Trusted| trusted.source.place.has_keys_of(&source.place);
+        if let Some(known) = before.issuers.iter().find(is_same) {
+            source.inherit(&known.source);
         }
         Ok(Arc::new(source))
     }
@@ -164,7 +187,6 @@ impl Identities {
         for trusted in &rules.issuers {
             trusted.source.set_pace(pace_of(&trusted.issuer));
         }
-        self.deny.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&rules.deny);
         self.in_service.store(rules.clone());
         self.changes.send_replace(());
         self.wake.notify_one();
@@ -178,11 +200,7 @@ impl Identities {
     }
 
     /// Reads the files of the rules in service again: denied tokens, and keys in files.
-    ///
-    /// # Errors
-    ///
-    /// All faults of the files.
-    pub(crate) fn read_files(&self) -> Result<ReadFiles, Faults> {
+    pub(crate) fn read_files(&self) -> ReadFiles {
         let rules = self.in_service.load_full();
         let mut faults = Vec::new();
         let denied = rules.deny.as_deref().map(Denied::read).transpose().unwrap_or_else(|of_file| {
@@ -197,12 +215,12 @@ impl Identities {
                 Err(fault) => faults.push(fault),
             }
         }
-        if faults.is_empty() { Ok(ReadFiles { denied, keys }) } else { Err(Faults(faults)) }
+        ReadFiles { denied, keys, faults }
     }
 
     /// Puts the content of files into service.
     pub(crate) fn take_files(&self, files: ReadFiles) {
-        let ReadFiles { denied, keys } = files;
+        let ReadFiles { denied, keys, faults: _ } = files;
         if let Some(denied) = denied {
             tracing::info!(entries = denied.len(), "denied tokens reloaded");
             self.in_service.load().denied.store(Arc::new(denied));
@@ -218,6 +236,22 @@ impl Identities {
         // The data was changed before, so whoever sees the new number sees the new data.
         self.epoch.fetch_add(1, Ordering::Release);
         self.changes.send_replace(());
+    }
+
+    /// Lets requests in service be judged again.
+    pub(crate) fn judge_again(&self) {
+        self.changes.send_replace(());
+    }
+
+    /// Whether one more token may be verified for an address that has used up its failed attempts. Few are, so
+    /// that a flood of forged tokens costs little, and others behind the same address are let in nevertheless.
+    pub(crate) fn may_verify_for_blocked(&self) -> bool {
+        let (now, most) = (self.clock.monotonic_nanos(), BLOCKED_INTERVAL * BLOCKED_BURST);
+        let spare = |arrival: u64| {
+            let arrival = arrival.max(now);
+            (arrival - now < most).then_some(arrival + BLOCKED_INTERVAL)
+        };
+        self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spare).is_ok()
     }
 
     /// Returns a receiver that is notified whenever the rules, the keys or the denied tokens change.
@@ -251,9 +285,10 @@ impl Identities {
             return Some(Err(Refused { keys_of, ..Refused::from(Reason::KeysUnknown) }));
         }
         if known.is_expired(now) {
-            let id = Some(known.live.key.id().to_owned());
+            let key = &known.live.key;
+            let (id, subject) = (Some(key.id().to_owned()), key.name().map(str::to_owned));
             let ended = Some(known.expires_at());
-            return Some(Err(Refused { id, ended, ..Refused::from(Reason::Expired) }));
+            return Some(Err(Refused { id, subject, ended, ..Refused::from(Reason::Expired) }));
         }
         known.note_use(self.seconds());
         Some(Ok((known.live.clone(), known.expires_at())))
@@ -269,12 +304,11 @@ impl Identities {
         &self,
         (token, hash): (&Credential, &KeyHash),
         rules: &Rules,
-        ids: &IdSecret,
         now: Timestamp,
     ) -> Result<(Arc<LiveKey>, Timestamp), Refused> {
         // What changes from here on makes this verification worthless.
         let basis = self.basis(rules);
-        let accepted = verified(token.as_bytes(), rules, ids, now)?;
+        let accepted = verified(token.as_bytes(), rules, now)?;
         let holder = self.holders.get(&accepted.id, accepted.name.as_deref(), accepted.rule);
         let Some(live) = holder else {
             self.wake.notify_one();
@@ -298,10 +332,9 @@ impl Identities {
         &self,
         certificate: &ClientCertificate,
         rules: &Rules,
-        ids: &IdSecret,
         now: Timestamp,
     ) -> Result<Arc<LiveKey>, (String, Reason)> {
-        let judged = certificate.judged(rules, ids, |id, name, rule| self.holders.get(id, name, rule));
+        let judged = certificate.judged(rules, |id, name, rule| self.holders.get(id, name, rule));
         let holder = judged.holder.clone();
         holder
             .and_then(|live| certificate.check(now).map(|()| live))
@@ -312,7 +345,9 @@ impl Identities {
     /// of forgotten holders.
     pub(crate) fn sweep(&self, limiter: &Limiter, usage: &UsageBook) -> Vec<KeyLabel> {
         let now = self.clock.wall();
-        self.tokens.sweep(self.basis(&self.in_service.load()), now);
+        // A holder whose tokens are known is in use, so these go first.
+        let is_crowded = self.is_crowded();
+        self.tokens.sweep(self.basis(&self.in_service.load()), now, (self.seconds(), is_crowded));
         self.holders.sweep(limiter, usage, now)
     }
 
@@ -367,6 +402,18 @@ impl Identities {
     pub(super) fn sources(&self) -> Vec<Arc<Source>> {
         self.in_service.load().issuers.iter().map(|trusted| trusted.source.clone()).collect()
     }
+}
+
+/// Returns the fault of budgets of identities whose holders would have other ids after a restart, and so would begin
+/// anew.
+pub(crate) fn lost_ids(auth: &Auth, ids: &IdSecret) -> Option<Fault> {
+    let has_budgets = auth.identities().any(|identity| identity.budgets.is_some());
+    (has_budgets && !ids.is_kept()).then(|| {
+        let message =
+            "a restart would give the holders of tokens and certificates other ids, and new budgets";
+        let fault = Fault::of_file(std::path::Path::new("keys.id_secret"), message);
+        fault.hint("a secret in the configuration, as in {env: ID_SECRET}")
+    })
 }
 
 fn pace_of(issuer: &Issuer) -> Pace {

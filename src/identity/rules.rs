@@ -11,6 +11,7 @@ use super::source::Source;
 use crate::config::{Algorithm, Condition, Identity, Issuer};
 use crate::glob;
 use crate::keys::Terms;
+use crate::keys::id_secret::IdSecret;
 use crate::permission::Permissions;
 
 /// What the configuration says of identities.
@@ -23,6 +24,8 @@ pub(crate) struct Rules {
     pub(super) denied: Arc<ArcSwap<Denied>>,
     /// The file of denied tokens.
     pub(super) deny: Option<PathBuf>,
+    /// Makes the ids of holders; `None` if there are no identities.
+    pub(super) ids: Option<Arc<IdSecret>>,
 }
 
 /// An issuer whose tokens are accepted.
@@ -73,8 +76,15 @@ impl Rules {
         !self.certificates.is_empty()
     }
 
-    pub(super) fn is_accepted(issuer: &Issuer, algorithm: Algorithm) -> bool {
-        issuer.algorithms.contains(&algorithm)
+    /// Returns the id of a holder, by what identifies it.
+    pub(super) fn id_of(&self, prefix: &str, identified_by: &[&str]) -> String {
+        self.ids.as_ref().map(|ids| ids.holder_id(prefix, identified_by)).unwrap_or_default()
+    }
+}
+
+impl Trusted {
+    pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
+        self.issuer.algorithms.contains(&algorithm)
     }
 }
 
@@ -124,17 +134,22 @@ impl Rule {
         })
     }
 
-    /// Whether the names of a certificate fulfil all conditions. `names`: its names of a kind.
-    pub(super) fn holds_for_names<'n, N>(&self, names: impl Fn(&str) -> N) -> bool
+    /// Returns the name of a certificate that fulfils the first condition, if its names fulfil all of them.
+    /// `names`: its names of a kind.
+    pub(super) fn name_among<'n, N>(&self, names: impl Fn(&str) -> N) -> Option<&'n str>
     where
         N: Iterator<Item = &'n str>,
     {
-        self.conditions.iter().all(|(Path(kind), patterns)| {
+        let mut found = self.conditions.iter().map(|(Path(kind), patterns)| {
             let kind = kind.first().map(String::as_str).unwrap_or_default();
             // DNS names have no case (RFC 4343).
             let ignores_case = kind == "dns";
-            names(kind).any(|name| patterns.iter().any(|pattern| glob::matches(pattern, name, ignores_case)))
-        })
+            let is_meant =
+                |name: &&str| patterns.iter().any(|pattern| glob::matches(pattern, name, ignores_case));
+            names(kind).find(is_meant)
+        });
+        let first = found.next()??;
+        found.all(|name| name.is_some()).then_some(first)
     }
 }
 

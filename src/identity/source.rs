@@ -5,7 +5,7 @@
 //! asks for them.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::config::{Issuer, KeysPlace};
 
 /// Shortest time between two requests for the keys that tokens cause.
 const ASKED_INTERVAL: Duration = Duration::from_secs(10);
+/// The most requests of clients that wait for the keys of an issuer. More of them are refused at once.
+const MOST_WAITING: usize = 512;
 /// First and longest pause after a failed request.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The shortest interval that an issuer's server may set by itself.
@@ -36,6 +38,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Whether both have the same keys, however these are reached.
+    pub(super) fn has_keys_of(&self, other: &Place) -> bool {
+        self.issuer == other.issuer && self.keys == other.keys
+    }
+
     pub(super) fn of(issuer: &Issuer) -> Self {
         Place {
             issuer: issuer.issuer.clone(),
@@ -64,6 +71,8 @@ pub(crate) struct Source {
     cycle: Mutex<Cycle>,
     /// Notified when a request for the keys has ended.
     ended: watch::Sender<()>,
+    /// The number of requests of clients that wait for that.
+    waiting: Arc<AtomicUsize>,
     /// Notified when the keys are to be asked for.
     wake: Arc<Notify>,
     clock: Clock,
@@ -103,6 +112,24 @@ pub(super) enum Answer {
 pub(crate) struct Awaited {
     ended: watch::Receiver<()>,
     patience: Duration,
+    _place: Waiting,
+}
+
+/// A place among the requests that wait, which is given back when it is dropped.
+#[derive(Debug)]
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn enter(waiting: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Waiting(waiting.clone());
+        (waiting.fetch_add(1, Ordering::Relaxed) < MOST_WAITING).then_some(place)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Awaited {
@@ -133,6 +160,7 @@ impl Source {
             confirmed: AtomicU64::new(0),
             cycle: Mutex::default(),
             ended: watch::Sender::new(()),
+            waiting: Arc::default(),
             wake,
             clock,
         }
@@ -183,24 +211,37 @@ impl Source {
         is_other
     }
 
-    /// Asks for the keys on behalf of a token, unless that was done a moment ago. Returns what ends when the
-    /// keys are there; `None` if no request is under way.
+    /// Asks for the keys on behalf of a token, as soon as that may be done. Returns what ends when the keys are
+    /// there; `None` if that would take longer than a client may wait, or if too many wait already.
     pub(crate) fn ask(&self) -> Option<Awaited> {
         if self.is_file() {
             return None;
         }
+        let place = Waiting::enter(&self.waiting)?;
         let mut cycle = self.cycle();
-        let now = self.clock.monotonic_nanos();
+        let (now, patience) = (self.clock.monotonic_nanos(), self.pace().timeout);
         if !cycle.is_asking && cycle.due > now {
-            if cycle.asked_at.is_some_and(|at| now.saturating_sub(at) < nanos(ASKED_INTERVAL)) {
+            let allowed = cycle.asked_at.map_or(now, |at| at.saturating_add(nanos(ASKED_INTERVAL)).max(now));
+            let next = cycle.due.min(allowed);
+            if next - now > nanos(patience) {
                 return None;
             }
-            cycle.asked_at = Some(now);
-            cycle.due = now;
+            if next < cycle.due {
+                (cycle.asked_at, cycle.due) = (Some(next), next);
+            }
         }
         self.wake.notify_one();
         // The lock is held, so that the request can't end before somebody waits for its end.
-        Some(Awaited { ended: self.ended.subscribe(), patience: self.pace().timeout })
+        Some(Awaited { ended: self.ended.subscribe(), patience, _place: place })
+    }
+
+    /// Takes over the keys of an earlier source, until this one has been asked.
+    pub(super) fn inherit(&self, before: &Source) {
+        if !self.is_file() {
+            self.keys.store(before.keys.load_full());
+            self.confirmed.store(before.confirmed.load(Ordering::Acquire), Ordering::Release);
+            self.cycle().confirmed_at = before.cycle().confirmed_at;
+        }
     }
 
     /// Begins a request for the keys, if one is due and none is under way.
@@ -314,14 +355,25 @@ mod tests {
         assert!(!source.begin());
         assert!(source.ask().is_some() && source.begin(), "a token with an unknown key");
         assert!(!source.end(Ok(Answer::Same { interval: None })));
-        hands.advance(9 * SECOND);
+        hands.advance(8 * SECOND);
         assert!(source.ask().is_none() && !source.begin());
+        hands.advance(SECOND);
+        assert!(source.ask().is_some() && !source.begin(), "it waits until the keys may be asked for");
         hands.advance(SECOND);
         assert!(source.ask().is_some() && source.begin());
         assert!(!source.end(Err("away".to_owned())));
-        assert!(source.ask().is_none(), "a failure is no reason to ask at once");
+        assert!(!source.begin(), "a failure is no reason to ask at once");
         hands.advance(2 * SECOND);
         assert!(source.begin(), "it is asked again after a pause");
+    }
+
+    #[test]
+    fn few_requests_wait_for_keys() {
+        let (source, _hands) = source();
+        let mut waiting: Vec<Awaited> = (0..MOST_WAITING).filter_map(|_| source.ask()).collect();
+        assert!(waiting.len() == MOST_WAITING && source.ask().is_none());
+        waiting.pop();
+        assert!(source.ask().is_some());
     }
 
     #[test]

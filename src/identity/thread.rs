@@ -57,9 +57,9 @@ impl Tasks {
     }
 
     fn sweep_if_crowded(&mut self, swept: &mut Instant) {
-        // Whoever adds holders wakes the thread often. A sweep that finds nothing to forget is not repeated at
-        // once.
-        if self.identities.is_crowded() && swept.elapsed() >= Duration::from_millis(100) {
+        // Whoever adds holders wakes the thread often. A sweep may find nothing to forget, so it is not repeated
+        // at once.
+        if self.identities.is_crowded() && swept.elapsed() >= Duration::from_secs(1) {
             (self.sweep)();
             *swept = Instant::now();
         }

@@ -14,7 +14,6 @@ use super::jwks::NotVerified;
 use super::reason::Reason;
 use super::rules::{Rule, Rules, Trusted};
 use super::source::Source;
-use crate::keys::id_secret::IdSecret;
 use crate::keys::is_label;
 
 /// How far the clocks of an issuer and of this host may differ.
@@ -42,6 +41,8 @@ pub(crate) struct Refused {
     pub(crate) reason: Reason,
     /// The id of the holder, if the issuer's signature is right.
     pub(crate) id: Option<String>,
+    /// The subject of the token, if the issuer's signature is right.
+    pub(crate) subject: Option<String>,
     /// When the token ended, if this is the reason.
     pub(crate) ended: Option<Timestamp>,
     /// The issuer whose keys may be others by now.
@@ -50,7 +51,7 @@ pub(crate) struct Refused {
 
 impl From<Reason> for Refused {
     fn from(reason: Reason) -> Self {
-        Refused { reason, id: None, ended: None, keys_of: None }
+        Refused { reason, id: None, subject: None, ended: None, keys_of: None }
     }
 }
 
@@ -59,15 +60,10 @@ impl From<Reason> for Refused {
 /// # Errors
 ///
 /// Why it identifies nobody.
-pub(super) fn verified<'r>(
-    token: &[u8],
-    rules: &'r Rules,
-    ids: &IdSecret,
-    now: Timestamp,
-) -> Result<Accepted<'r>, Refused> {
+pub(super) fn verified<'r>(token: &[u8], rules: &'r Rules, now: Timestamp) -> Result<Accepted<'r>, Refused> {
     let compact = Compact::of(token)?;
     let (number, trusted) = issuer_of(&compact.claims, rules)?;
-    if !Rules::is_accepted(&trusted.issuer, compact.algorithm) {
+    if !trusted.accepts(compact.algorithm) {
         return Err(Reason::AlgorithmNotAccepted.into());
     }
     let other_keys = |reason| Refused { keys_of: Some(trusted.source.clone()), ..Refused::from(reason) };
@@ -84,8 +80,13 @@ pub(super) fn verified<'r>(
     let claims = &compact.claims;
     let subject = claims.text("sub").ok().flatten().filter(|subject| !subject.is_empty());
     let subject = subject.ok_or(Reason::SubjectMissing)?;
-    let id = ids.holder_id("jwt_", &[&trusted.issuer.issuer, subject]);
-    let named = |reason: Reason, id: &str| Refused { id: Some(id.to_owned()), ..Refused::from(reason) };
+    let id = rules.id_of("jwt_", &[&trusted.issuer.issuer, subject]);
+    let shown = || Some(subject).filter(|subject| is_name(subject)).map(str::to_owned);
+    let named = |reason: Reason, id: &str| Refused {
+        id: Some(id.to_owned()),
+        subject: shown(),
+        ..Refused::from(reason)
+    };
     let expires_at = check_times(claims, now).map_err(|reason| named(reason, &id))?;
     check_audience(claims, trusted).map_err(|reason| named(reason, &id))?;
     let token_id = claims.text("jti").map_err(|()| named(Reason::IdMalformed, &id))?;
@@ -161,5 +162,10 @@ fn check_audience(claims: &Object, trusted: &Trusted) -> Result<(), Reason> {
 /// Returns the name of the holder; `None` if the claim has none that can be the value of a header.
 fn name_of(claims: &Object, trusted: &Trusted) -> Option<String> {
     let name = trusted.name.find(claims)?.shown()?;
-    (name.len() <= LONGEST_NAME && is_label(&name)).then(|| name.into_owned())
+    is_name(&name).then(|| name.into_owned())
+}
+
+/// Whether a text can name a holder in logs and headers.
+fn is_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME && is_label(text)
 }

@@ -1,5 +1,6 @@
 //! A key in service, with the parts that are built when the key is first used.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +18,7 @@ use crate::observe::usage::{Usage, UsageBook};
 #[derive(Debug)]
 pub(crate) struct LiveKey {
     pub(crate) key: ApiKey,
-    in_use: OnceBox<InUse>,
+    in_use: Parts,
     /// The number of the newest key set that contains the key.
     pub(super) generation: AtomicU32,
     /// The fingerprint of the line of the key file from which the key was read; zero if the key has
@@ -27,9 +28,24 @@ pub(crate) struct LiveKey {
     pub(super) position: AtomicU32,
 }
 
+/// The parts of a key in use.
+#[derive(Debug)]
+enum Parts {
+    OfKey(OnceBox<InUse>),
+    /// The holder of a token or certificate, of whom there may be a hundred thousand in use. Its headers are made
+    /// for each request.
+    OfIdentity(OnceBox<Counted>),
+}
+
 #[derive(Debug)]
 struct InUse {
     headers: IdentityHeaders,
+    counted: Counted,
+}
+
+/// What counts the requests of a key.
+#[derive(Debug, Default)]
+struct Counted {
     limits: OnceLock<KeyLimits>,
     usage: OnceLock<Arc<Usage>>,
 }
@@ -45,7 +61,7 @@ pub(crate) struct KeyLimits {
 }
 
 /// The values of the `x-bearward-*` headers, which describe the key to the upstream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct IdentityHeaders {
     pub(crate) key_id: HeaderValue,
     pub(crate) key_name: Option<HeaderValue>,
@@ -54,6 +70,17 @@ pub(crate) struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
+    /// Makes the identity headers of the holder of a token or certificate.
+    fn of_identity(key: &ApiKey) -> Self {
+        let value = |text: &str| HeaderValue::from_str(text).ok();
+        IdentityHeaders {
+            key_id: value(key.id()).unwrap_or_else(|| HeaderValue::from_static("")),
+            key_name: key.name().and_then(|name| HeaderValue::from_bytes(name.as_bytes()).ok()),
+            environment: None,
+            permissions: HeaderValue::from_static(key.permissions.joined()),
+        }
+    }
+
     /// Makes the identity headers of a key, with all their text in one allocation. With a million
     /// keys, few are in the processor's cache, and each further allocation would cost a cache miss.
     fn of(key: &ApiKey) -> Self {
@@ -80,7 +107,7 @@ impl LiveKey {
     pub(super) fn new(key: ApiKey, fingerprint: u64) -> Self {
         LiveKey {
             key,
-            in_use: OnceBox::new(),
+            in_use: Parts::OfKey(OnceBox::new()),
             generation: AtomicU32::new(0),
             fingerprint: AtomicU64::new(fingerprint),
             position: AtomicU32::new(0),
@@ -89,12 +116,16 @@ impl LiveKey {
 
     /// Makes a key of the holder of a token or certificate, which is in no store.
     pub(crate) fn of_identity(key: ApiKey) -> Self {
-        LiveKey::new(key, 0)
+        LiveKey { in_use: Parts::OfIdentity(OnceBox::new()), ..LiveKey::new(key, 0) }
     }
 
     /// Whether no limit of the key holds back any requests. Limits of its group do not count.
     pub(crate) fn holds_nothing_back(&self, limiter: &Limiter) -> bool {
-        let limits = self.in_use.get().and_then(|in_use| in_use.limits.get());
+        let counted = match &self.in_use {
+            Parts::OfKey(in_use) => in_use.get().map(|in_use| &in_use.counted),
+            Parts::OfIdentity(counted) => counted.get(),
+        };
+        let limits = counted.and_then(|counted| counted.limits.get());
         limits.is_none_or(|limits| limiter.holds_nothing_of(&limits.state))
     }
 
@@ -102,19 +133,27 @@ impl LiveKey {
         self.generation.load(Ordering::Relaxed) == generation
     }
 
-    fn in_use(&self) -> &InUse {
-        self.in_use.get_or_init(|| {
-            let headers = IdentityHeaders::of(&self.key);
-            Box::new(InUse { headers, limits: OnceLock::new(), usage: OnceLock::new() })
-        })
+    /// Returns the headers that describe the key to the upstream.
+    pub(crate) fn headers(&self) -> Cow<'_, IdentityHeaders> {
+        match &self.in_use {
+            Parts::OfKey(in_use) => Cow::Borrowed(&in_use.get_or_init(|| self.made()).headers),
+            Parts::OfIdentity(_) => Cow::Owned(IdentityHeaders::of_identity(&self.key)),
+        }
     }
 
-    pub(crate) fn headers(&self) -> &IdentityHeaders {
-        &self.in_use().headers
+    fn made(&self) -> Box<InUse> {
+        Box::new(InUse { headers: IdentityHeaders::of(&self.key), counted: Counted::default() })
+    }
+
+    fn counted(&self) -> &Counted {
+        match &self.in_use {
+            Parts::OfKey(in_use) => &in_use.get_or_init(|| self.made()).counted,
+            Parts::OfIdentity(counted) => counted.get_or_init(Box::default),
+        }
     }
 
     pub(crate) fn limits(&self, limiter: &Limiter) -> &KeyLimits {
-        self.in_use().limits.get_or_init(|| {
+        self.counted().limits.get_or_init(|| {
             let own = self.key.rate_limits();
             KeyLimits {
                 state: limiter.state(self.key.id()),
@@ -126,6 +165,6 @@ impl LiveKey {
 
     /// Returns the usage record of the key.
     pub(crate) fn usage(&self, book: &UsageBook) -> &Arc<Usage> {
-        self.in_use().usage.get_or_init(|| book.of(self.key.id()))
+        self.counted().usage.get_or_init(|| book.of(self.key.id()))
     }
 }

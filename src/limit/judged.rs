@@ -6,10 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use smallvec::SmallVec;
 
-use super::budget::{Budget, BudgetUses};
+use super::budget::Budget;
 use super::cost::Cost;
 use super::gcra::{Wait, Window};
 use super::holder::Holder;
+use super::key_state::Uses;
 use super::window_uses::WindowUses;
 
 /// A refusal of a request by a window, or by a budget.
@@ -65,14 +66,14 @@ impl<'w> Judged<'w> {
 
     pub(super) fn judge_budgets(
         &mut self,
-        uses: &mut BudgetUses,
+        uses: &mut Uses,
         holder: &Holder<'_>,
         cost: Cost,
         wall: impl Fn() -> Timestamp,
     ) {
         for budget in holder.budgets {
             let now = wall();
-            if let Err(resets_at) = uses.judge(budget, cost, now) {
+            if let Err(resets_at) = uses.budgets().judge(budget, cost, now) {
                 let wait = Duration::try_from(resets_at.duration_since(now)).unwrap_or_default();
                 longer(&mut self.refusal, Refused::Budget { budget: budget.clone(), resets_at, wait });
             }

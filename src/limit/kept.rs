@@ -58,18 +58,19 @@ impl KeyState {
     pub(crate) fn to_keep(&self, now: u64, wall: Timestamp) -> ToKeep {
         // What changes from here on is written at the next time.
         self.is_changed.clear();
-        let Uses { windows, budgets } = &mut *self.uses();
-        let passed = budgets.take_passed(wall);
+        let uses = &mut *self.uses();
+        let passed = uses.budgets().take_passed(wall);
         let full_at = |ahead: u64| {
             let ahead = SignedDuration::from_nanos(i64::try_from(ahead).unwrap_or(i64::MAX));
             wall.checked_add(ahead).unwrap_or(Timestamp::MAX)
         };
-        let windows = windows.kept(now).map(|(field, ahead)| KeptWindow {
+        let windows = uses.windows.kept(now).map(|(field, ahead)| KeptWindow {
             field,
             full_at: full_at(ahead),
             ahead: Duration::from_nanos(ahead),
         });
-        ToKeep { kept: Kept { budgets: budgets.states().collect(), windows: windows.collect() }, passed }
+        let windows = windows.collect();
+        ToKeep { kept: Kept { budgets: uses.budgets().states().collect(), windows }, passed }
     }
 }
 
@@ -85,6 +86,7 @@ impl Kept {
             let arrival = arrival(&window);
             (window.field, arrival)
         });
-        Uses { windows: WindowUses::restored(windows.collect()), budgets: BudgetUses::restored(self.budgets) }
+        let windows = WindowUses::restored(windows.collect());
+        Uses::new(windows, (!self.budgets.is_empty()).then(|| BudgetUses::restored(self.budgets)))
     }
 }

@@ -28,12 +28,24 @@ pub(crate) struct KeyState {
 #[derive(Debug, Default)]
 pub(super) struct Uses {
     pub(super) windows: WindowUses,
-    pub(super) budgets: BudgetUses,
+    /// Few of a hundred thousand holders have budgets, so the others have no memory for them.
+    budgets: Option<Box<BudgetUses>>,
 }
 
 impl Uses {
+    /// Makes the use of windows and budgets of what was kept of them; `None` if nothing was of budgets.
+    pub(super) fn new(windows: WindowUses, budgets: Option<BudgetUses>) -> Self {
+        Uses { windows, budgets: budgets.map(Box::new) }
+    }
+
+    /// Returns the use of budgets.
+    pub(super) fn budgets(&mut self) -> &mut BudgetUses {
+        self.budgets.get_or_insert_default()
+    }
+
     fn are_unused(&self, now: u64, wall: Timestamp) -> bool {
-        self.windows.is_unused(now) && self.budgets.are_unused(wall)
+        let are_unused = self.budgets.as_ref().is_none_or(|budgets| budgets.are_unused(wall));
+        self.windows.is_unused(now) && are_unused
     }
 }
 

@@ -59,7 +59,7 @@ impl KeyState {
         let instant = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
         for (budget, told) in budgets.zip(told).filter(|(_, told)| told.is_known()) {
             let period = Period { start: instant(told.from), end: instant(told.to) };
-            uses.budgets.told(budget, period, told.used);
+            uses.budgets().told(budget, period, told.used);
         }
     }
 }
@@ -70,7 +70,7 @@ impl KeyState {
     pub(crate) fn note_settling(&self, settlements: &[BudgetSettlement]) {
         let mut uses = self.uses();
         for settlement in settlements {
-            uses.budgets.settling(&settlement.budget, settlement.from, settlement.units());
+            uses.budgets().settling(&settlement.budget, settlement.from, settlement.units());
         }
     }
 
@@ -80,7 +80,7 @@ impl KeyState {
         let mut uses = self.uses();
         for (settlement, told) in settlements.iter().zip(told) {
             let BudgetSettlement { budget, from, .. } = settlement;
-            uses.budgets.settled(budget, *from, settlement.units(), !told.is_known());
+            uses.budgets().settled(budget, *from, settlement.units(), !told.is_known());
         }
     }
 }
@@ -150,7 +150,7 @@ impl Limiter {
 fn wants(holder: &Holder<'_>, cost: Cost, now: Timestamp) -> Vec<BudgetWant> {
     let mut uses = holder.state.uses();
     let want = |budget: &Arc<Budget>| {
-        let (Period { start, end }, known) = uses.budgets.known_of(budget, now)?;
+        let (Period { start, end }, known) = uses.budgets().known_of(budget, now)?;
         Some(BudgetWant {
             budget: budget.clone(),
             from: start.as_second(),
@@ -172,7 +172,7 @@ mod tests {
     fn a_server_without_data_is_told_what_it_has_not_answered_yet() {
         let budget = Arc::new(Budget::kept("tokens-month".to_owned(), Unit::Tokens, Every::Month, 100));
         let (state, now) = (KeyState::default(), "2026-12-01T12:00:00Z".parse().unwrap());
-        let known = || state.uses().budgets.known_of(&budget, now).unwrap();
+        let known = || state.uses().budgets().known_of(&budget, now).unwrap();
         let (Period { start, end }, _) = known();
         let (from, to) = (start.as_second(), end.as_second());
         let settlements = [BudgetSettlement { budget: budget.clone(), from, reserved: 7, used: 5 }];

@@ -9,24 +9,31 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use super::tls::{ListenerTls, Serving};
 use crate::identity::ClientCertificate;
 
+/// Longest time between two checks of the chain of a connection that is in use, in seconds.
+const CHECK_INTERVAL: u64 = 30;
+
 /// Returns the certificate that the client of a connection has presented, which the handshake has verified.
 pub(super) fn presented(session: &ServerConnection, tls: &Serving) -> Option<Arc<ClientCertificate>> {
     let chain = session.peer_certificates()?;
     let owned: Vec<CertificateDer<'static>> = chain.iter().map(|one| one.clone().into_owned()).collect();
     let (current, checked_by) = (tls.current.clone(), AtomicU64::new(tls.tls.number));
-    // A reload may bring other authorities, or revoke the certificate.
+    let checked_at = AtomicU64::new(UnixTime::now().as_secs());
+    // A reload may bring other authorities, or revoke the certificate. Lists of revocations and the other
+    // certificates of the chain may end.
     let is_accepted = move || {
-        let now = current.load();
-        if checked_by.load(Ordering::Relaxed) == now.number {
+        let (tls, now) = (current.load(), UnixTime::now().as_secs());
+        let is_recent = now.abs_diff(checked_at.load(Ordering::Relaxed)) < CHECK_INTERVAL;
+        if is_recent && checked_by.load(Ordering::Relaxed) == tls.number {
             return true;
         }
-        let is_accepted = accepts(&now, &owned);
+        let is_accepted = accepts(&tls, &owned);
         if is_accepted {
-            checked_by.store(now.number, Ordering::Relaxed);
+            checked_by.store(tls.number, Ordering::Relaxed);
+            checked_at.store(now, Ordering::Relaxed);
         }
         is_accepted
     };
-    ClientCertificate::of(chain.iter().map(|one| one.as_ref()), is_accepted).map(Arc::new)
+    ClientCertificate::of(chain.first()?, is_accepted).map(Arc::new)
 }
 
 /// Whether a listener accepts the chain of a client now. One that asks for no certificates accepts none.

@@ -47,6 +47,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) method: &'a Method,
     pub(crate) path: &'a str,
     pub(crate) key_id: Option<&'a str>,
+    /// The name of the holder of a token or certificate.
+    pub(crate) key_name: Option<&'a str>,
     /// The key id in a bearward token that matches no key.
     pub(crate) claimed_key_id: Option<&'a str>,
     /// The id that the answer gave for the refused credential, if this id is not the id of the key.
@@ -75,6 +77,8 @@ struct AuditLine<'a> {
     path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     claimed_key_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,6 +232,7 @@ fn log(
         method,
         path,
         key_id,
+        key_name,
         claimed_key_id,
         credential_id,
         route,
@@ -249,6 +254,7 @@ fn log(
         method,
         path,
         key_id,
+        key_name,
         claimed_key_id,
         credential_id,
         route,
@@ -261,7 +267,7 @@ fn log(
 fn pretty(line: &AuditLine<'_>) -> String {
     let client = line.client.map(|client| client.to_string());
     format!(
-        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{}{}{} id={}",
+        "{} {:>5} audit {} {} {}{}{}{}{}{}{}{}{}{}{} id={}",
         line.timestamp,
         line.level,
         line.event,
@@ -271,6 +277,7 @@ fn pretty(line: &AuditLine<'_>) -> String {
         optional("code", line.code),
         optional("reason", line.reason.as_deref().map(shown::visible).as_deref()),
         optional("key", line.key_id),
+        optional("key_name", line.key_name.map(shown::visible).as_deref()),
         optional("claimed_key", line.claimed_key_id),
         optional("credential", line.credential_id),
         optional("route", line.route),

@@ -5,7 +5,7 @@
 //! adds it to what was written before.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
@@ -51,6 +51,8 @@ pub(crate) struct RowKey {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     by_key: DashMap<String, Arc<KeyLedger>>,
+    /// The number of holders of tokens and certificates that were asked for and not known.
+    holders: AtomicUsize,
     changed: Mutex<Vec<Arc<KeyLedger>>>,
 }
 
@@ -109,12 +111,21 @@ impl Counts {
     }
 }
 
+/// The most holders of tokens and certificates whose use is counted for each of them in one run of the process:
+/// unlike keys, they come and go. The others are counted together, under these names.
+const MOST_HOLDERS: usize = 10_000;
+const HOLDERS: [(&str, &str); 2] = [("jwt_", "jwt_others"), ("crt_", "crt_others")];
+
 impl Ledger {
     /// Returns the ledger of a key.
     pub(crate) fn of(&self, key: &str) -> Arc<KeyLedger> {
         if let Some(known) = self.by_key.get(key) {
             return known.value().clone();
         }
+        let key = match HOLDERS.iter().find(|(prefix, _)| key.starts_with(prefix)) {
+            Some((_, others)) if self.holders.fetch_add(1, Ordering::Relaxed) >= MOST_HOLDERS => others,
+            _ => key,
+        };
         let new = || Arc::new(KeyLedger::new(key));
         self.by_key.entry(key.to_owned()).or_insert_with(new).value().clone()
     }

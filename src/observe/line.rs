@@ -138,6 +138,7 @@ impl AccessLine {
             method: &self.method,
             path: &self.path,
             key_id: self.named.key_id(),
+            key_name: self.named.key_name(),
             claimed_key_id: self.named.claimed_key_id(),
             credential_id: self.named.credential_id(),
             route: self.route(),
@@ -170,6 +171,7 @@ impl AccessLine {
         if let Some(key_id) = self.named.key_id() {
             write_word(out, b",\"key_id\":", key_id);
         }
+        write_field(out, b",\"key_name\":", self.named.key_name());
         write_field(out, b",\"claimed_key_id\":", self.named.claimed_key_id());
         write_field(out, b",\"route\":", self.route());
         write_field(
@@ -216,7 +218,7 @@ impl AccessLine {
         // Writing to a Vec does not fail.
         let _written = write!(
             out,
-            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{}{}{} id={}",
+            "  INFO {} {} {} {:.1}ms {}B {}{}{}{}{}{}{}{}{}{}{}{}{} id={}",
             self.status,
             shown::method(&self.method),
             // The path is escaped, so that it can't forge a log line.
@@ -228,6 +230,7 @@ impl AccessLine {
             optional("code", self.code),
             optional("cause", self.cause.as_deref().map(shown::visible).as_deref()),
             optional("key", self.named.key_id()),
+            optional("key_name", self.named.key_name().map(shown::visible).as_deref()),
             optional("claimed_key", self.named.claimed_key_id()),
             optional("route", self.route()),
             optional("client", client.as_deref()),
@@ -348,6 +351,18 @@ mod tests {
             "upstream": "model", "bytes_sent": 0, "duration_ms": 12.346, "outcome": "client_left",
         });
         assert_eq!(line_json, expected);
+    }
+
+    #[test]
+    fn the_holder_of_a_token_is_named() {
+        let mut line = line();
+        let id = HeaderValue::from_static("jwt_a");
+        line.named = Naming::Holder(Box::new((id, Some("a \"b\"\u{202e}".to_owned()))));
+        let line_json = json(&line);
+        assert_eq!(
+            (&line_json["key_id"], &line_json["key_name"]),
+            (&"jwt_a".into(), &"a \"b\"\u{202e}".into())
+        );
     }
 
     #[test]

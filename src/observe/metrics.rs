@@ -44,7 +44,7 @@ pub(crate) struct Scrape {
     pub(crate) tally: Tally,
     pub(crate) levels: Levels,
     /// Key ids that are labels, by the number of the label.
-    pub(crate) key_ids: BTreeMap<usize, Arc<str>>,
+    pub(crate) key_ids: BTreeMap<u32, Arc<str>>,
     pub(crate) reloads: State,
     pub(crate) keys: Keys,
     pub(crate) endpoints: Vec<EndpointSample>,

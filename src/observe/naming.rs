@@ -10,6 +10,8 @@ pub(crate) enum Naming {
     Nothing,
     /// The request had a secret of a key, and this is the id of the key.
     Key(HeaderValue),
+    /// The request had a token or a certificate, and these are the id and the name of its holder.
+    Holder(Box<(HeaderValue, Option<String>)>),
     /// The request had a refused secret of a key. The first id is the id of the key; the answer
     /// named the credential by the second id.
     KeyBy(Box<(HeaderValue, String)>),
@@ -27,9 +29,18 @@ impl Naming {
     pub(super) fn key_id(&self) -> Option<&str> {
         match self {
             Naming::Key(id) => id.to_str().ok(),
+            Naming::Holder(of_holder) => of_holder.0.to_str().ok(),
             Naming::KeyBy(ids) => ids.0.to_str().ok(),
             Naming::Unknown(id) => Some(id),
             Naming::Nothing | Naming::Claimed(_) => None,
+        }
+    }
+
+    /// Returns the name of the holder of a token or certificate. Who gave it its claims has chosen the name.
+    pub(super) fn key_name(&self) -> Option<&str> {
+        match self {
+            Naming::Holder(of_holder) => of_holder.1.as_deref(),
+            _ => None,
         }
     }
 

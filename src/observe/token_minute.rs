@@ -94,8 +94,8 @@ impl TokenMinute {
 mod tests {
     use super::*;
 
-    fn sums(of: &[(usize, &str, u64)]) -> TokenSums {
-        let entry = |(key, model, output): &(usize, &str, u64)| {
+    fn sums(of: &[(u32, &str, u64)]) -> TokenSums {
+        let entry = |(key, model, output): &(u32, &str, u64)| {
             let tokens = OfModel { input: output / 2, cached: 0, output: *output };
             ((KeyLabel::Id(*key), Arc::from(*model)), tokens)
         };

@@ -24,7 +24,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Usage of all keys.
 #[derive(Debug)]
 pub(crate) struct UsageBook {
-    by_id: DashMap<String, Arc<Usage>>,
+    by_id: DashMap<Box<str>, Arc<Usage>>,
     labelled: Mutex<Labelled>,
     max_labels: usize,
     /// Where use is counted that survives a restart; `None` if nothing does.
@@ -34,8 +34,8 @@ pub(crate) struct UsageBook {
 /// Key ids that are labels in metrics, by the number of the label. No number is used twice.
 #[derive(Debug, Default)]
 struct Labelled {
-    by_number: BTreeMap<usize, Arc<str>>,
-    next: usize,
+    by_number: BTreeMap<u32, Arc<str>>,
+    next: u32,
 }
 
 impl UsageBook {
@@ -66,7 +66,7 @@ impl UsageBook {
             let last_used = AtomicI64::new(last.map_or(0, Timestamp::as_microsecond));
             Arc::new(Usage { label: self.label(key_id), kept, last_used, ..Usage::default() })
         };
-        self.by_id.entry(key_id.to_owned()).or_insert_with(label).value().clone()
+        self.by_id.entry(key_id.into()).or_insert_with(label).value().clone()
     }
 
     /// Returns the usage of the key with this id, if there is any.
@@ -92,7 +92,7 @@ impl UsageBook {
     }
 
     /// Returns the key ids that are labels in metrics, by the number of the label.
-    pub(crate) fn labelled(&self) -> BTreeMap<usize, Arc<str>> {
+    pub(crate) fn labelled(&self) -> BTreeMap<u32, Arc<str>> {
         self.labelled.lock().unwrap_or_else(PoisonError::into_inner).by_number.clone()
     }
 
@@ -100,7 +100,7 @@ impl UsageBook {
     /// Such a key was removed, or was changed and not used since.
     pub(crate) fn unreferenced(&self) -> HashSet<String> {
         let unreferenced = self.by_id.iter().filter(|usage| Arc::strong_count(usage.value()) == 1);
-        unreferenced.map(|usage| usage.key().clone()).collect()
+        unreferenced.map(|usage| usage.key().to_string()).collect()
     }
 
     /// Drops the usage of a removed key, unless a key in service or a request refers to it again.
@@ -122,7 +122,7 @@ pub(crate) enum KeyLabel {
     /// The key has no label of its own.
     Other,
     /// The key has a label of its own, with this number.
-    Id(usize),
+    Id(u32),
 }
 
 /// Usage of one key.
@@ -137,7 +137,8 @@ pub(crate) struct Usage {
     /// The ledger, and the part of it that is about this key.
     kept: Option<(Arc<Ledger>, Arc<KeyLedger>)>,
     /// Numbers of refused requests that had a secret of the key, by code.
-    refusals: Mutex<BTreeMap<&'static str, u64>>,
+    #[allow(clippy::box_collection, reason = "a pointer is a third of a map")]
+    refusals: Mutex<Option<Box<BTreeMap<&'static str, u64>>>>,
     old_secret: Telling,
     old_age: Telling,
 }
@@ -147,7 +148,9 @@ pub(crate) struct Usage {
 #[derive(Debug, Default)]
 struct Addresses {
     last: Option<IpAddr>,
-    others: Vec<IpAddr>,
+    /// Most keys have none, and then no memory for them.
+    #[allow(clippy::box_collection, reason = "a pointer is a third of a list")]
+    others: Option<Box<Vec<IpAddr>>>,
 }
 
 impl Addresses {
@@ -156,16 +159,21 @@ impl Addresses {
         if self.last == Some(address) {
             return false;
         }
-        let known = self.others.iter().position(|known| *known == address);
-        let is_full = self.others.len() + usize::from(self.last.is_some()) >= MAX_ADDRESSES;
+        let Some(last) = self.last else {
+            self.last = Some(address);
+            return true;
+        };
+        let others = self.others.get_or_insert_default();
+        let known = others.iter().position(|known| *known == address);
+        let is_full = others.len() + 1 >= MAX_ADDRESSES;
         if let Some(index) = known {
-            self.others.swap_remove(index);
+            others.swap_remove(index);
         }
-        let before = self.last.replace(address);
+        self.last = Some(address);
         // If the list is full, the previous address is forgotten, and the new one is not reported
         // as new.
         if known.is_some() || !is_full {
-            self.others.extend(before);
+            others.push(last);
         }
         known.is_none() && !is_full
     }
@@ -210,7 +218,8 @@ impl Usage {
 
     /// Records a refused request that had a current or an old secret of the key.
     pub(super) fn refused(&self, code: Code) {
-        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(code.name()).or_default() += 1;
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusals.get_or_insert_default().entry(code.name()).or_default() += 1;
     }
 
     pub(super) fn label(&self) -> KeyLabel {
@@ -235,7 +244,8 @@ impl Usage {
 
     /// Returns the numbers of refused requests that had a secret of the key, by code.
     pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.as_deref().cloned().unwrap_or_default()
     }
 
     /// Whether an audit line about the use of a rotated secret is due.

@@ -10,7 +10,7 @@ use super::watch::{digest_of, openable};
 use crate::acme::Storage;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, Listener, StorePlace, Tls};
-use crate::identity::ReadFiles;
+use crate::identity::{ReadFiles, lost_ids};
 use crate::key_cache::{KeyCache, KeySet};
 use crate::key_store::Store;
 use crate::key_store::id_secret;
@@ -68,7 +68,9 @@ impl Current {
             }
             Part::Certificates => self.read_certificates(),
             Part::Identities => {
-                Ready::Identities(self.gateway.identities.read_files().map_err(|faults| self.placed(faults))?)
+                let mut files = self.gateway.identities.read_files();
+                files.faults = self.placed(Faults(files.faults)).0;
+                Ready::Identities(files)
             }
         })
     }
@@ -84,9 +86,7 @@ impl Current {
             Some(source) => Config::load_again(&source.path)?,
             None => self.config.clone(),
         };
-        if config.groups.iter().any(|group| !group.budgets.is_empty())
-            && !self.provided(&config).keeps_budgets
-        {
+        if config.has_budgets() && !self.provided(&config).keeps_budgets {
             let fault = Fault::of_file(Path::new("state"), "budgets are kept only after a restart");
             return Err(fault.hint("restart bearward with this configuration").into());
         }
@@ -113,6 +113,9 @@ impl Current {
             || config.keys.allow_plaintext != self.config.keys.allow_plaintext;
         let serving = self.gateway.snapshot.load().ids.clone();
         let ids = id_secret::renewed(&serving, &config.keys, &self.config.keys)?;
+        if let Some(fault) = lost_ids(&config.auth, &ids) {
+            return Err(fault.into());
+        }
         // The ids of keys in a plain list are derived from the id secret, so a new secret requires
         // reading the keys again.
         let provided = self.provided(&config);

@@ -60,12 +60,12 @@ def key_id(key):
 
 
 @contextlib.contextmanager
-def fleet(count, upstream, redis_url, limits, more="", config="", permission="read", routes=None, suits=None):
+def fleet(count, upstream, redis_url, limits, more="", config="", permission="read", routes=None, suits=None, secret=None):
     """Replicas that share one key, whose limits are `limits`, and a Redis server. Yields them and the key.
 
     `redis_url`: `None` for limits of their own; `more`: fields of `shared`; `config`: more of the configuration;
     `permission`: that of the key and of all routes; `routes`: other routes; `suits`: says whether the key may
-    be this one.
+    be this one; `secret`: the secret of ids.
     """
     with contextlib.ExitStack() as stack:
         shared = f"shared: {{redis: {redis_url}{more}}}\n" if redis_url else ""
@@ -74,13 +74,17 @@ def fleet(count, upstream, redis_url, limits, more="", config="", permission="re
         # Of a dozen random ids, one suits.
         names = ["reader"] if suits is None else [f"reader-{number}" for number in range(12)]
         readers = {name: ["--permissions", permission] for name in names}
-        first = stack.enter_context(Gateway(upstream, readers, config=config, admin=True))
+        environment = {"BW_ID_SECRET": secret} if secret else {}
+        of_keys = ", id_secret: {env: BW_ID_SECRET}" if secret else ""
+        first_config = f"keys: {{path: KEYS{of_keys}}}\n{config}"
+        first = stack.enter_context(Gateway(upstream, readers, config=first_config, admin=True, environment=environment))
         key = next(key for key in first.tokens.values() if suits is None or suits(key))
         keys = first.path / "keys.yaml"
         keys.write_text(re.sub(rf"^.*\bid: {key_id(key)}$", rf"\g<0>\n    {limits}", keys.read_text(), flags=re.MULTILINE))
         assert first.reload()["success"], first.lines
-        config = f"keys: {{path: {keys}}}\n{config}"
-        others = [stack.enter_context(Gateway(upstream, {}, config=config, admin=True)) for _ in range(count - 1)]
+        config = f"keys: {{path: {keys}{of_keys}}}\n{config}"
+        others = [Gateway(upstream, {}, config=config, admin=True, environment=environment) for _ in range(count - 1)]
+        [stack.enter_context(other) for other in others]
         yield [first, *others], key
 
 
