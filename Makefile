@@ -1,5 +1,5 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge simulate-leases soak fuzz fuzz-llhttp clean help
+.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
@@ -97,6 +97,10 @@ measure-edge: e2e-setup ## Five renewals of certificates under load, 50 kills of
 	$(CARGO) build --profile e2e
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_edge.py
 
+measure-identities: e2e-setup ## CPU of a request by its credential, floods of forged tokens, memory of 100,000 holders; five minutes
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/measure_identities.py
+
 simulate-leases: e2e-setup ## Simulate replicas that share a limit, in virtual time on a real Redis (docs/scaling.md)
 	$(VENV)/bin/python bench/leases.py
 
@@ -105,7 +109,7 @@ soak: e2e-setup ## All traffic, reloads, upstreams that die and abusive clients 
 	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/soak.py --minutes $(or $(MINUTES),10)
 
 fuzz: ## Run each fuzz target for SECONDS=300; needs a nightly toolchain and `cargo install cargo-fuzz`
-	@set -e; for target in token path patterns hygiene keys config connection body usage answer; do \
+	@set -e; for target in token jwt jwks path patterns hygiene keys config connection body usage answer; do \
 		mkdir -p fuzz/work/$$target; \
 		dictionary=fuzz/dictionaries/$$target.dict; \
 		$(CARGO) +nightly fuzz run $$target fuzz/work/$$target fuzz/corpus/$$target -- \

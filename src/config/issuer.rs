@@ -151,10 +151,9 @@ fn url(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
 pub(crate) fn is_trustworthy(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     let Some(host) = uri.host().filter(|host| !host.is_empty()) else { return false };
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return false;
-    }
-    if uri.port().is_some() && uri.port_u16().is_none() {
+    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let has_port = authority.len() > host.len();
+    if authority.contains('@') || (has_port && uri.port_u16().is_none()) {
         return false;
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -32,15 +32,19 @@ const CATALOGUE: &[(Code, Entry)] = &[
             meaning: "No valid key matches the credential: it is malformed, unknown, revoked, turned off, not valid yet, of \
              another environment, or used from an address that is not allowed.",
             caller: "Check that the whole key was copied; ask for a new one if it was revoked.",
-            operator: "The audit log has the real reason. `bearward keys verify` shows which key a token belongs to.",
+            operator: "The audit log has the real reason. `bearward keys verify` shows which key a token belongs to; \
+             `bearward explain METHOD PATH --jwt < TOKEN` says why a token of an issuer identifies nobody.",
         },
     ),
     (
         Code::ExpiredApiKey,
         Entry {
-            meaning: "The secret is right, but the key, or the grace period of this secret, has ended.",
-            caller: "Ask the operator for a new key. If the key was rotated, use its new secret.",
-            operator: "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end.",
+            meaning: "The credential is right, but the key, the grace period of this secret, the token or the certificate \
+             has ended.",
+            caller: "Ask the operator for a new key. If the key was rotated, use its new secret. Get a new token from its \
+             issuer.",
+            operator: "`bearward keys rotate ID --expires-in 90d` makes a new secret and gives the key a new end. Tokens \
+             and certificates are renewed where they come from.",
         },
     ),
     (
@@ -278,7 +282,7 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::LimiterUnavailable,
         Entry {
             meaning: "The server with the limits of all replicas can't be reached, and the configuration grants nothing \
-             without it.",
+             without it; or there are too many holders of tokens and certificates whose limits hold something back.",
             caller: "Wait as long as Retry-After says.",
             operator: "Restore the server of `shared.redis`. With shared.when_unavailable: share, each replica grants its \
              part of each limit meanwhile.",
@@ -288,9 +292,10 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::KeyStoreUnavailable,
         Entry {
             meaning: "The server with the keys could not be read since the start, or for longer than keys.max_stale, so \
-             that no key is accepted.",
+             that no key is accepted; or this is so of the keys of a token's issuer, and its max_stale.",
             caller: "Wait as long as Retry-After says.",
-            operator: "Restore the server of `keys.path`. The log and /readyz have the reason.",
+            operator: "Restore the server of `keys.path`; the log and /readyz have the reason. For a token, `bearward \
+             check` asks its issuer, and says what is wrong.",
         },
     ),
     (

@@ -31,6 +31,7 @@ mod harness;
 mod http2;
 mod hyper_contract;
 mod identity;
+mod identity_configurations;
 mod imports;
 mod invalid;
 mod keys;
