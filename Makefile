@@ -13,6 +13,7 @@ XDS_PROTOS_VERSION := 1.85.0
 STREAM_MODULE := /usr/lib/nginx/modules/ngx_stream_module.so
 TOOLS := target/tools
 VENV := .venv
+WAITING := tests/e2e/test_acme.py
 NODE := tests/.cache/node
 # nextest runs tests in parallel processes. Without it, plain cargo test is used.
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
@@ -45,7 +46,10 @@ unit: ## Unit, property and integration tests
 e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp server, Prometheus, nginx and Chromium
 	@echo "building the binary for end-to-end tests …"
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
-	$(VENV)/bin/python -m pytest -q tests/e2e
+	@# Tests with a certificate authority mostly wait, so they run beside the others.
+	@mkdir -p tests/.cache; $(VENV)/bin/python -m pytest -q $(WAITING) >tests/.cache/waiting.log 2>&1 & waiting=$$!; \
+		$(VENV)/bin/python -m pytest -q tests/e2e $(WAITING:%=--ignore=%); outcome=$$?; \
+		wait $$waiting || { cat tests/.cache/waiting.log; exit 1; }; exit $$outcome
 
 # Pebble is a certificate authority; nginx passes TCP connections on by a module of its own.
 e2e-setup: $(VENV)/.ready $(NODE)/.ready

@@ -48,6 +48,7 @@ mod key_cache;
 mod key_reference;
 mod key_store;
 mod keys;
+mod late_thread;
 mod limit;
 mod mask;
 mod model;

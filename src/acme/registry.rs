@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 
 use super::challenges::{Line, Question, Waiting};
 use super::progress::KeptFault;
 use super::storage::name_of;
 use crate::config::{Acme, Challenge, Config, Listener};
+use crate::late_thread::LateThread;
 
 /// The certificates that bearward gets by itself.
 pub(crate) struct Registry {
@@ -24,14 +25,10 @@ pub(crate) struct Registry {
     line: Line,
     /// The thread's end of the line; `None` once the thread has it.
     receiver: Mutex<Option<mpsc::Receiver<Waiting>>>,
-    /// Starts the thread; `None` once it is started, or before it can be.
-    starter: Mutex<Option<Starter>>,
+    thread: LateThread,
     /// Notified when other certificates are wanted.
     pub(super) changed: Notify,
 }
-
-/// Starts the thread that gets certificates.
-type Starter = Box<dyn FnOnce(Runtime) -> io::Result<()> + Send>;
 
 /// A certificate that is wanted.
 #[derive(Debug)]
@@ -96,7 +93,7 @@ impl Default for Registry {
             is_asked_by_http: AtomicBool::new(false),
             line,
             receiver: Mutex::new(Some(receiver)),
-            starter: Mutex::default(),
+            thread: LateThread::default(),
             changed: Notify::new(),
         }
     }
@@ -150,18 +147,15 @@ impl Registry {
         &self,
         starter: impl FnOnce(Runtime) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        *self.starter.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(starter));
+        self.thread.set(starter);
         self.start()
     }
 
     fn start(&self) -> io::Result<()> {
-        let mut waiting = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.wanted.load().is_empty() || waiting.is_none() {
-            return Ok(());
+        match self.wanted.load().is_empty() {
+            true => Ok(()),
+            false => self.thread.start(),
         }
-        // What most likely fails comes first: the next reload then tries again.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        waiting.take().map_or(Ok(()), |starter| starter(runtime))
     }
 
     pub(super) fn wanted(&self) -> Arc<Vec<Arc<Managed>>> {

@@ -3,13 +3,13 @@
 //! share it.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 
 use super::certificate::ClientCertificate;
@@ -27,6 +27,7 @@ use crate::config::{Auth, Issuer, KeysPlace};
 use crate::key_cache::LiveKey;
 use crate::keys::id_secret::IdSecret;
 use crate::keys::{Credential, KeyHash};
+use crate::late_thread::LateThread;
 use crate::limit::Limiter;
 use crate::observe::usage::{KeyLabel, Usage, UsageBook};
 use crate::pem;
@@ -54,12 +55,8 @@ pub(crate) struct Identities {
     /// Notified when the thread has something to do.
     pub(super) wake: Arc<Notify>,
     clock: Clock,
-    /// Starts the thread; `None` once it is started, or before it can be.
-    starter: Mutex<Option<Starter>>,
+    thread: LateThread,
 }
-
-/// Starts the thread that asks issuers for their keys.
-type Starter = Box<dyn FnOnce(Runtime) -> io::Result<()> + Send>;
 
 /// What is known of identities, as it is shown to operators.
 #[derive(Clone, Debug)]
@@ -103,7 +100,7 @@ impl Identities {
             changes: watch::Sender::new(()),
             wake: Arc::default(),
             clock,
-            starter: Mutex::default(),
+            thread: LateThread::default(),
         }
     }
 
@@ -382,20 +379,16 @@ impl Identities {
         &self,
         starter: impl FnOnce(Runtime) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        *self.starter.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(starter));
+        self.thread.set(starter);
         self.start()
     }
 
     fn start(&self) -> io::Result<()> {
-        let mut waiting = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = self.in_service.load();
-        let is_wanted = rules.accept_tokens() || rules.accept_certificates();
-        if !is_wanted || waiting.is_none() {
-            return Ok(());
+        match rules.accept_tokens() || rules.accept_certificates() {
+            true => self.thread.start(),
+            false => Ok(()),
         }
-        // What most likely fails comes first: the next reload then tries again.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        waiting.take().map_or(Ok(()), |starter| starter(runtime))
     }
 
     /// Returns the issuers' keys in service.

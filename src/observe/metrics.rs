@@ -437,16 +437,7 @@ mod tests {
                 failed: 3,
                 is_failing: true,
             }],
-            identities: Some(IdentityFigures {
-                issuers: vec![IssuerSample {
-                    issuer: "https://a.example".to_owned(),
-                    keys: 2,
-                    confirmed_at: Some(Timestamp::UNIX_EPOCH),
-                    is_failing: true,
-                }],
-                holders: 3,
-                tokens: 4,
-            }),
+            identities: Some(IdentityFigures::sample()),
             lost_lines: vec![("stderr".to_owned(), 7)],
             left_out_lines: [("access", 5), ("audit", 0)],
             ended_threads: vec![("log", 1)],

@@ -379,6 +379,9 @@ class Busy:
             "keys: {path: KEYS, max_age: 1ms}\n"
             "groups: [{name: team, budgets: [{requests: 1G, every: day}]}]\n"
             f"state: {{path: {directory}/state}}\n"
+            # An issuer that is away.
+            "auth: {jwt: [{issuer: 'http://127.0.0.1:1', audience: model, "
+            "identities: [{when: {sub: a}, permissions: [read]}]}]}\n"
         )
         gone = ", queue: {slots: 1000}}, {name: gone, endpoints: [http://127.0.0.1:1]"
         # A certificate of an authority that is away.

@@ -872,6 +872,7 @@ NOT_CAUSED = [
     ("CertificateEnds", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{13 * 86400}x30"}),
     ("CertificateEnds CertificateEndsNow", {f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{86400}x30"}),
     ("CertificateNotRenewed", {f'bearward_acme_failing{{{OF}, domains="a.example"}}': "1x30"}),
+    ("IssuerAway", {f'bearward_issuer_failing{{{OF}, issuer="https://a.example"}}': "1x30"}),
     ("ThreadEnded", {f'bearward_threads_ended_total{{{OF}, thread="log"}}': "0x20 1x10"}),
     ("NameNotFound", {f'bearward_endpoint_look_up_failing{{{OF}, upstream="m", endpoint="http://model:1"}}': "1x30"}),
     ("StoreUnread", {f'bearward_reload_stale_seconds{{{OF}, part="keys"}}': "0+60x30"}),
@@ -904,6 +905,7 @@ NOT_CAUSED = [
             f"bearward_keys_held{{{OF}}}": "0x30",
             f"bearward_certificate_expiry_timestamp_seconds{{{OF}}}": f"{90 * 86400}x30",
             f'bearward_acme_failing{{{OF}, domains="a.example"}}': "0x20 1x10",
+            f'bearward_issuer_failing{{{OF}, issuer="https://a.example"}}': "0x20 1x10",
             f'bearward_refusals_total{{{OF}, code="INTERNAL_ERROR"}}': "3x30",
             f'bearward_added_seconds_bucket{{{OF}, le="0.1"}}': "0+100x30",
             f'bearward_added_seconds_bucket{{{OF}, le="+Inf"}}': "0+100x30",
@@ -935,5 +937,5 @@ def test_the_other_alerts_fire_when_they_should(tmp_path):
 # Alerts that `busy` causes; no others may become active.
 CAUSED = {f"Bearward{name}" for name in (
     "ReloadRefused", "KeyEnds", "EndpointDown", "UpstreamFails", "ServerErrors", "Guessing", "LimitReached", "LogLinesLost",
-    "SpansLost", "KeysDueForRotation", "StrangersFlood", "CertificateNotRenewed",
+    "SpansLost", "KeysDueForRotation", "StrangersFlood", "CertificateNotRenewed", "IssuerAway",
 )}  # fmt: skip

@@ -44,6 +44,7 @@ const FLOORS: &[&[&str]] = &[
         "host_pattern",
         "journal",
         "json",
+        "late_thread",
         "mask",
         "model",
         "path_pattern",

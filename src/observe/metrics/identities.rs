@@ -28,6 +28,20 @@ pub(crate) struct IssuerSample {
     pub(crate) is_failing: bool,
 }
 
+#[cfg(test)]
+impl IdentityFigures {
+    /// Returns figures for a test of their metrics.
+    pub(super) fn sample() -> Self {
+        let issuer = IssuerSample {
+            issuer: "https://a.example".to_owned(),
+            keys: 2,
+            confirmed_at: Some(Timestamp::UNIX_EPOCH),
+            is_failing: true,
+        };
+        IdentityFigures { issuers: vec![issuer], holders: 3, tokens: 4 }
+    }
+}
+
 /// Writes the metrics of identities, if there are any.
 pub(super) fn write(sheet: &mut Sheet<'_>, figures: Option<&IdentityFigures>) -> Result<(), Error> {
     let Some(IdentityFigures { issuers, holders, tokens }) = figures else { return Ok(()) };
