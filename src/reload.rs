@@ -33,7 +33,7 @@ use crate::key_store::redis::watch::News;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 use crate::thread_supervisor::Ended;
-use current::{ASKED_SETTLE, Current, Running};
+use current::{Current, Running};
 pub(crate) use files::Baseline;
 pub(crate) use handle::{Handle, Outcome, Report};
 use handle::{Message, reloading};
@@ -43,11 +43,8 @@ use refusal::{Refusal, Refusals};
 use restart::needs_restart;
 pub(crate) use stood::{Stood, StoodKeys};
 use store_watch::StoreWatch;
-use watch::{Directories, FilesState, Stamps, Touched};
+use watch::{Directories, FilesState, Touched};
 use watch_set::WatchSet;
-
-/// The longest time that a requested reload waits for files to stop changing.
-const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
@@ -292,7 +289,7 @@ impl Reloader {
     /// Reloads the changed and the refused parts at a caller's request.
     fn asked(&mut self) -> Report {
         let _no_manager = sd_notify::notify(&reloading());
-        let has_settled = self.await_settled();
+        let has_settled = self.current.await_settled();
         let mut parts = Vec::new();
         for part in Part::ALL {
             let stands_refused = self.refusals.are_of(part);
@@ -320,23 +317,6 @@ impl Reloader {
         self.watch();
         let _no_manager = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Report { generation: self.generation, parts, needs_restart: self.needs_restart.clone() }
-    }
-
-    /// Waits until no file changes for [`ASKED_SETTLE`], but at most for [`ASKED_PATIENCE`].
-    /// Returns whether the files have stopped changing.
-    fn await_settled(&self) -> bool {
-        let stamps = || self.current.sets.iter().map(|(_, set)| Stamps::of(set.files())).collect::<Vec<_>>();
-        let until = Instant::now() + ASKED_PATIENCE;
-        let mut before = stamps();
-        while Instant::now() < until {
-            std::thread::sleep(ASKED_SETTLE);
-            let now = stamps();
-            if now == before {
-                return true;
-            }
-            before = now;
-        }
-        false
     }
 
     /// Reads a part again and applies it, or keeps the current state if there are faults. Returns
