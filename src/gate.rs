@@ -121,14 +121,14 @@ async fn ask(mut decided: Decided, head: &Head<'_>, context: Context<'_>) -> Dec
     let found = decided.facts.authentication.as_mut();
     if let Some(awaited) = found.and_then(|authentication| authentication.awaited.take()) {
         awaited.end().await;
-        decided = decide_here(head, context);
+        decided = decide_here(head, Context { has_waited: true, ..context });
     }
     let is_valid = decided.facts.principal.is_some();
     let shared = decided.facts.authentication.as_ref().map(|authentication| authentication.shared);
     let shared = shared.unwrap_or_default();
     match failed_attempts::ask_all(shared, is_valid, head.client, context).await {
         Ok(()) => decided,
-        Err(_used_up) => decide_here(head, context),
+        Err(_used_up) => decide_here(head, Context { has_waited: true, ..context }),
     }
 }
 

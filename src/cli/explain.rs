@@ -140,7 +140,8 @@ impl Explain {
         door: Option<Door>,
     ) -> (Steps, Result<(), Denial>) {
         let Prepared { snapshot, keys, limiter, identities, .. } = prepared;
-        let context = Context { snapshot, keys, identities, limiter, now: Timestamp::now() };
+        let context =
+            Context { snapshot, keys, identities, limiter, now: Timestamp::now(), has_waited: false };
         let assumed = key.and_then(|(_, live)| live.key.allowed_address()).filter(|_| self.from.is_none());
         let client = Client::of_peer(self.from.or(assumed));
         let identity = match self.jwt {

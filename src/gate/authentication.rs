@@ -70,11 +70,11 @@ pub(crate) async fn authenticate(
     let mut judged = authenticate_here(presented, auth, client, context);
     if let Some(awaited) = judged.0.awaited.take() {
         awaited.end().await;
-        judged = authenticate_here(presented, auth, client, context);
+        judged = authenticate_here(presented, auth, client, Context { has_waited: true, ..context });
     }
     match failed_attempts::ask_all(judged.0.shared, judged.1.is_ok(), client, context).await {
         Ok(()) => judged,
-        Err(_used_up) => authenticate_here(presented, auth, client, context),
+        Err(_used_up) => authenticate_here(presented, auth, client, Context { has_waited: true, ..context }),
     }
 }
 

@@ -58,7 +58,8 @@ pub(super) fn by_token(
             Ok(Identified { live, proof: Proof::Token(Arc::new(presented)) })
         }
         Err(refused) => {
-            let awaited = refused.keys_of.as_ref().and_then(|keys| keys.ask());
+            let keys = refused.keys_of.as_ref().filter(|_| !context.has_waited);
+            let awaited = keys.and_then(|keys| keys.ask());
             Err((token, Some(Box::new(RefusedToken { refused, awaited }))))
         }
     }

@@ -1,9 +1,10 @@
 //! TLS: certificates chosen by server name, version 1.2 and later, optional client certificates.
 //!
 //! When a listener's files change, its whole configuration is swapped. A handshake that has begun
-//! keeps the earlier configuration. A listener that asks for client certificates resumes no sessions: a resumed
-//! one would skip the check of the certificate and of its revocation. A listener that gets its certificate by itself has none at first: its
-//! handshakes fail, except those of the certificate authority (`net/authority.rs`).
+//! keeps the earlier configuration. A listener that asks for client certificates resumes no sessions: a
+//! resumed one would skip the check of the certificate and of its revocation. A listener that gets its
+//! certificate by itself has none at first: its handshakes fail, except those of the certificate authority
+//! (`net/authority.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

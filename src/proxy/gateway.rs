@@ -87,7 +87,14 @@ impl Gateway {
     /// Returns the context in which a request is decided: snapshot, keys, limiter, and the
     /// wall-clock time `now`.
     pub(crate) fn context<'a>(&'a self, snapshot: &'a Snapshot, now: Timestamp) -> Context<'a> {
-        Context { snapshot, keys: &self.keys, identities: &self.identities, limiter: &self.limiter, now }
+        Context {
+            snapshot,
+            keys: &self.keys,
+            identities: &self.identities,
+            limiter: &self.limiter,
+            now,
+            has_waited: false,
+        }
     }
 }
 

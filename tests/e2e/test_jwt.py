@@ -302,6 +302,16 @@ def test_a_start_without_the_issuer_lets_no_token_in_and_keys_go_on():
             wait_for("the issuer is there", lambda: status_of(gateway, issuer.token())[0] == 200, 30)
 
 
+def test_a_guess_beside_a_token_of_an_unknown_key_counts():
+    # With so long a time limit, the keys may always be asked for once more.
+    with Issuer() as issuer:
+        auth = issuer.config(timeout="30s").removesuffix("}") + ", headers: [authorization, x-api-key], conflict: any}"
+        with guarded(issuer, auth, more="failed_attempts: {per_address: 1, per: 1h}") as gateway:
+            unknown = issuer.token(key=Key("unknown"))
+            assert status_of(gateway, unknown, headers=[("X-Api-Key", "guess-1")])[0] == 401
+            assert ask(gateway.port, "GET", "/v1/models", [("X-Api-Key", "guess-2")])[0] == 429
+
+
 def test_denied_tokens_and_holders_are_refused_as_soon_as_the_file_says_so(tmp_path):
     denied = tmp_path / "denied.yaml"
     denied.write_text("jti: []\n")
