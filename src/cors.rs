@@ -127,6 +127,12 @@ impl CorsPolicy {
         self.listed(headers).is_some()
     }
 
+    /// Whether the pages of the request's origin may send credentials of the browser.
+    pub(crate) fn lists_for_credentials(&self, headers: &HeaderMap) -> bool {
+        let allowed = self.listed(headers).and_then(|answer| answer.0.as_ref());
+        allowed.is_some_and(|allowed| allowed.credentials)
+    }
+
     /// Returns the CORS of an answer that the pages of no origin may read.
     pub(crate) fn unlisted(&self) -> &Arc<CorsAnswer> {
         &self.unlisted

@@ -19,6 +19,7 @@ mod cors;
 mod credential;
 mod ended;
 mod failed_attempts;
+mod foreign_page;
 mod identified;
 mod identity_judge;
 mod model;
@@ -26,6 +27,7 @@ mod principal;
 mod proof;
 mod readings;
 mod revocation;
+mod settle;
 mod suspicion;
 mod unenforceable;
 
@@ -49,10 +51,12 @@ pub(crate) use cors::{Preflight, cors_answer, preflight};
 pub(crate) use credential::{harmless_protocols, has_key_in_protocols};
 pub(crate) use ended::Ended;
 pub(crate) use failed_attempts::is_limited;
+use foreign_page::is_from_foreign_page;
 pub(crate) use model::Verdict;
 pub(crate) use principal::Principal;
 pub(crate) use readings::Readings;
 pub(crate) use revocation::{Judgement, Revocation};
+use settle::{Open, Provisional, settle};
 pub(crate) use suspicion::note_use;
 
 /// A request, in the form in which a front end passes it to the gate.
@@ -98,38 +102,36 @@ pub(crate) struct Decided {
     pub(crate) outcome: Result<Verdict, Denial>,
 }
 
+impl Provisional for Decided {
+    fn is_valid(&self) -> bool {
+        self.facts.principal.is_some()
+    }
+
+    fn take_open(&mut self) -> Open {
+        let authentication = self.facts.authentication.as_mut();
+        authentication.map(|authentication| std::mem::take(&mut authentication.open)).unwrap_or_default()
+    }
+
+    fn companions(&mut self) -> Option<&mut Vec<String>> {
+        self.facts.authentication.as_mut().map(|authentication| &mut authentication.companions)
+    }
+}
+
 /// Decides whether a request may pass, by the head and the key of the request. Counts failed attempts
-/// in all replicas together, if limits are shared.
+/// in all replicas together, if limits are shared, and waits for the keys of a token's issuer.
 ///
 /// The checks that need the body or the limits come later.
 pub(crate) async fn decide(head: &Head<'_>, context: Context<'_>) -> Decided {
     // The block ends before the wait, so that the decision is no part of this future.
-    let asking = {
-        let decided = decide_here(head, context);
-        let must_ask = |found: &Authentication| found.shared.are_asked() || found.awaited.is_some();
-        match decided.facts.authentication.as_ref().is_some_and(must_ask) {
-            true => Box::pin(ask(decided, head, context)),
+    let settling = {
+        let decide = |context: Context<'_>| decide_here(head, context);
+        let decided = decide(context);
+        match decided.facts.authentication.as_ref().is_some_and(|found| found.open.is_any()) {
+            true => Box::pin(settle(decided, head.client, context, decide)),
             false => return decided,
         }
     };
-    asking.await
-}
-
-/// Waits for the keys of a token's issuer, and decides again with them. Counts the failed attempts of a request
-/// in all replicas together, and decides again if the client's address has used up its attempts.
-async fn ask(mut decided: Decided, head: &Head<'_>, context: Context<'_>) -> Decided {
-    let found = decided.facts.authentication.as_mut();
-    if let Some(awaited) = found.and_then(|authentication| authentication.awaited.take()) {
-        awaited.end().await;
-        decided = decide_here(head, Context { has_waited: true, ..context });
-    }
-    let is_valid = decided.facts.principal.is_some();
-    let shared = decided.facts.authentication.as_ref().map(|authentication| authentication.shared);
-    let shared = shared.unwrap_or_default();
-    match failed_attempts::ask_all(shared, is_valid, head.client, context).await {
-        Ok(()) => decided,
-        Err(_used_up) => decide_here(head, Context { has_waited: true, ..context }),
-    }
+    settling.await
 }
 
 /// Finds the holder of the key of a request that asks about this key alone, and so needs no route.
@@ -140,9 +142,11 @@ pub(crate) async fn decide_own(head: &Head<'_>, context: Context<'_>) -> (Facts,
         Ok(target) => facts.target = Some(target),
         Err(denial) => return (facts, Err(denial)),
     }
-    let certificate = match head.identity {
-        Identity::Presented(certificate) => certificate,
-        Identity::Assumed(_) => None,
+    let certificate = match (head.identity, &facts.target) {
+        (Identity::Presented(certificate), Some(target)) => {
+            certificate.filter(|_| !is_from_foreign_page(&head.parts.headers, target))
+        }
+        _ => None,
     };
     let presented = (&head.parts.headers, certificate);
     let (authentication, outcome) =
@@ -172,7 +176,7 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
             None
         }
         false => {
-            let (authentication, outcome) = identify(head, context);
+            let (authentication, outcome) = identify(head, (target, readings), context);
             facts.authentication = Some(authentication);
             Some(&*facts.principal.insert(outcome?))
         }
@@ -187,14 +191,21 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
     Ok(Verdict { principal: principal.cloned(), route, by_model, readings: others, in_flight: None })
 }
 
-fn identify(head: &Head<'_>, context: Context<'_>) -> authentication::Judged {
+fn identify(
+    head: &Head<'_>,
+    (target, readings): (&Target, &Readings),
+    context: Context<'_>,
+) -> authentication::Judged {
+    let headers = &head.parts.headers;
     match head.identity {
-        Identity::Presented(certificate) => authentication::authenticate_here(
-            (&head.parts.headers, certificate),
-            &context.snapshot.auth,
-            head.client,
-            context,
-        ),
+        Identity::Presented(certificate) => {
+            let certificate = certificate.filter(|_| {
+                !is_from_foreign_page(headers, target)
+                    || cors::lists_for_credentials(&context.snapshot.routes, target, readings, headers)
+            });
+            let auth = &context.snapshot.auth;
+            authentication::authenticate_here((headers, certificate), auth, head.client, context)
+        }
         Identity::Assumed(Some((hash, live))) => authentication::assume(hash, live, head.client, context),
         Identity::Assumed(None) => authentication::missing(),
     }

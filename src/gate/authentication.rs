@@ -13,10 +13,11 @@ use super::failed_attempts::{self, SharedAttempts};
 use super::identified::{Identified, RefusedToken, by_certificate, by_token, is_for_issuers};
 use super::principal::Principal;
 use super::proof::Proof;
+use super::settle::{Open, Provisional, settle};
 use crate::config::Auth;
 use crate::denial::{Code, Denial};
 use crate::guard::client::Client;
-use crate::identity::{Awaited, ClientCertificate};
+use crate::identity::ClientCertificate;
 use crate::key_cache::{LiveKey, Match};
 use crate::keys::{Circumstances, Credential, Form, KeyHash};
 use crate::observe::naming::Naming;
@@ -48,14 +49,26 @@ pub(crate) struct Authentication {
     /// Ids of the credentials that were sent beside the key's secret, match no key, and were not
     /// seen before.
     pub(crate) companions: Vec<String>,
-    /// What is to be asked of all replicas together, if limits are shared.
-    pub(super) shared: SharedAttempts,
-    /// What ends when the request can be judged with other keys of its token's issuer. Nothing is counted then.
-    pub(super) awaited: Option<Awaited>,
+    /// What is to be settled before the result holds.
+    pub(super) open: Open,
 }
 
 /// The result of an authentication, and the principal if the key is valid, or the denial if not.
 pub(crate) type Judged = (Authentication, Result<Principal, Denial>);
+
+impl Provisional for Judged {
+    fn is_valid(&self) -> bool {
+        self.1.is_ok()
+    }
+
+    fn take_open(&mut self) -> Open {
+        std::mem::take(&mut self.0.open)
+    }
+
+    fn companions(&mut self) -> Option<&mut Vec<String>> {
+        Some(&mut self.0.companions)
+    }
+}
 
 /// Authenticates a request by its headers.
 ///
@@ -67,15 +80,8 @@ pub(crate) async fn authenticate(
     client: &Client,
     context: Context<'_>,
 ) -> Judged {
-    let mut judged = authenticate_here(presented, auth, client, context);
-    if let Some(awaited) = judged.0.awaited.take() {
-        awaited.end().await;
-        judged = authenticate_here(presented, auth, client, Context { has_waited: true, ..context });
-    }
-    match failed_attempts::ask_all(judged.0.shared, judged.1.is_ok(), client, context).await {
-        Ok(()) => judged,
-        Err(_used_up) => authenticate_here(presented, auth, client, Context { has_waited: true, ..context }),
-    }
+    let decide = |context: Context<'_>| authenticate_here(presented, auth, client, context);
+    settle(decide(context), client, context, decide).await
 }
 
 /// Authenticates a request by its headers, and by the certificate of its connection if they have no credential,
@@ -114,7 +120,7 @@ pub(super) fn authenticate_here(
         Ok(matched) => matched.judged(client, context),
         Err(refused) => *refused,
     };
-    authentication.shared = lookup.shared.get();
+    authentication.open.shared = lookup.shared.get();
     (authentication, outcome)
 }
 
@@ -135,8 +141,7 @@ fn judged_by_certificate(certificate: &Arc<ClientCertificate>, context: Context<
 
 fn judged_identity(identified: Identified, companions: Vec<String>, context: Context<'_>) -> Judged {
     let (live, naming, principal) = identified.judged(context);
-    let shared = SharedAttempts::default();
-    (Authentication { naming, owner: Some(live), companions, shared, awaited: None }, principal)
+    (Authentication { naming, owner: Some(live), companions, open: Open::default() }, principal)
 }
 
 /// Refuses a request that has neither a credential nor an assumed key.
@@ -145,8 +150,7 @@ pub(super) fn missing() -> Judged {
 }
 
 fn refused(naming: Naming, denial: Denial) -> Judged {
-    let shared = SharedAttempts::default();
-    (Authentication { naming, owner: None, companions: Vec::new(), shared, awaited: None }, Err(denial))
+    (Authentication { naming, owner: None, companions: Vec::new(), open: Open::default() }, Err(denial))
 }
 
 /// Looks up the credentials of one client's request among the keys.
@@ -269,10 +273,16 @@ impl Lookup<'_> {
         if let Some(matched) = matched {
             return Ok(Matched { companions: self.count_companions(unmatched), ..matched });
         }
-        // Nothing is counted before other keys of a token's issuer may be there.
         let waits = |one: &Unmatched| one.token.as_ref().is_some_and(|token| token.awaited.is_some());
         if let Some(index) = unmatched.iter().position(waits) {
-            return Err(Box::new(self.after_guess(unmatched.swap_remove(index))));
+            // The token may prove to be valid. The others are guesses beside it, and they were looked up.
+            let (mut authentication, outcome) = self.after_guess(unmatched.swap_remove(index));
+            authentication.companions = self.count_companions(unmatched);
+            return Err(Box::new((authentication, outcome)));
+        }
+        if self.context.has_waited {
+            // What was counted before the wait does not count again.
+            unmatched.iter_mut().for_each(|one| one.is_guess &= self.is_new(one));
         }
         let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);
@@ -284,11 +294,7 @@ impl Lookup<'_> {
     /// were not seen before. Bearward tokens are not counted, because they can't be guessed.
     /// Returns the ids of the counted credentials.
     fn count_companions(&self, unmatched: Vec<Unmatched>) -> Vec<String> {
-        let is_new = |one: &Unmatched| {
-            one.is_guess
-                && one.form != Form::Token
-                && failed_attempts::is_new_companion(&one.credential, self.context)
-        };
+        let is_new = |one: &Unmatched| one.is_guess && one.form != Form::Token && self.is_new(one);
         let ids = &self.context.snapshot.ids;
         let is_counted = |one: &Unmatched| {
             let is_new = is_new(one);
@@ -299,6 +305,10 @@ impl Lookup<'_> {
             is_new
         };
         unmatched.into_iter().filter(is_counted).map(|one| ids.key_id(&one.credential)).collect()
+    }
+
+    fn is_new(&self, unmatched: &Unmatched) -> bool {
+        failed_attempts::is_new_companion(&unmatched.credential, self.context)
     }
 
     /// Counts a guess in this process, and notes that it is to be counted in all replicas together.
@@ -344,7 +354,7 @@ impl Lookup<'_> {
             None => denial,
         };
         let (mut authentication, outcome) = refused(naming, denial);
-        authentication.awaited = token.and_then(|token| token.awaited);
+        authentication.open.awaited = token.and_then(|token| token.awaited);
         (authentication, outcome)
     }
 }
@@ -366,7 +376,6 @@ impl Matched {
             max_age: snapshot.max_age,
         };
         let key_id = found.key.headers().key_id.clone();
-        let shared = SharedAttempts::default();
         let invalidity = match found.key.key.validity(found.rotated_out, &circumstances) {
             Ok(()) => {
                 let owner = Some(found.key.clone());
@@ -375,7 +384,7 @@ impl Matched {
                 let naming = Naming::Key(key_id);
                 // A reload refuses a configuration without the group of a key in service.
                 let principal = principal.ok_or_else(Denial::key_store_unavailable);
-                return (Authentication { naming, owner, companions, shared, awaited: None }, principal);
+                return (Authentication { naming, owner, companions, open: Open::default() }, principal);
             }
             Err(invalidity) => invalidity,
         };
@@ -394,6 +403,6 @@ impl Matched {
             true => Naming::Key(key_id),
             false => Naming::KeyBy(Box::new((key_id, named))),
         };
-        (Authentication { naming, owner: Some(found.key), companions, shared, awaited: None }, Err(denial))
+        (Authentication { naming, owner: Some(found.key), companions, open: Open::default() }, Err(denial))
     }
 }

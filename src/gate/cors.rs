@@ -63,6 +63,21 @@ pub(crate) fn cors_answer(
     Some(if is_listed { policy.answer_to(headers).clone() } else { policy.unlisted().clone() })
 }
 
+/// Whether the pages of the request's origin may send what a browser adds by itself: cookies, and its user's
+/// client certificate.
+pub(super) fn lists_for_credentials(
+    routes: &RouteTable,
+    target: &Target,
+    readings: &Readings,
+    headers: &HeaderMap,
+) -> bool {
+    let policy = routes.cors_policy(&readings.lookup, target.host(), target.path());
+    let others = readings.others.iter().map(|route| route.cors.as_deref());
+    std::iter::once(policy)
+        .chain(others)
+        .all(|policy| policy.is_some_and(|policy| policy.lists_for_credentials(headers)))
+}
+
 /// Whether the request's origin is listed for each way in which a server may read the path. The
 /// upstream may answer with the content of another route, which pages of the origin must be allowed
 /// to read, too.

@@ -16,8 +16,8 @@ pub(super) struct IdentityJudge {
 }
 
 impl IdentityJudge {
-    /// Returns the holder of a token, and when the token ends. The holder is `None` if it can't be told now, since
-    /// the issuer's keys are not known: that is no reason to end what was let in.
+    /// Returns the holder of a token, and when the token ends. If the issuer's keys are not known now, that is no
+    /// reason to end what was let in, but everything else is.
     ///
     /// # Errors
     ///
@@ -26,17 +26,19 @@ impl IdentityJudge {
         &self,
         presented: &PresentedToken,
         now: Timestamp,
-    ) -> Result<(Option<Arc<LiveKey>>, Timestamp), Ended> {
-        let PresentedToken { token, hash, expires_at } = presented;
+    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
+        let PresentedToken { token, hash, .. } = presented;
         let rules = self.identities.in_service();
         let known = self.identities.known_holder(hash, &rules, now);
         let judged = known.unwrap_or_else(|| self.identities.verify((token, hash), &rules, now));
+        let judged = match judged {
+            Err(Refused { reason: Reason::KeysUnknown | Reason::NoRoom, .. }) => {
+                self.identities.judge_token_again(token, &rules, now)
+            }
+            judged => judged,
+        };
         match judged {
-            Ok((live, expires_at)) => Ok((Some(live), expires_at + LEEWAY)),
-            Err(Refused { reason: Reason::KeysUnknown | Reason::NoRoom, .. }) => match *expires_at + LEEWAY {
-                end if now >= end => Err(Ended::Expired(*expires_at)),
-                end => Ok((None, end)),
-            },
+            Ok((live, expires_at)) => Ok((live, expires_at + LEEWAY)),
             Err(Refused { ended, .. }) => Err(ended.map_or(Ended::Revoked, Ended::Expired)),
         }
     }
@@ -50,12 +52,15 @@ impl IdentityJudge {
         &self,
         certificate: &ClientCertificate,
         now: Timestamp,
-    ) -> Result<(Option<Arc<LiveKey>>, Timestamp), Ended> {
+    ) -> Result<(Arc<LiveKey>, Timestamp), Ended> {
         let rules = self.identities.in_service();
-        match self.identities.holder_of(certificate, &rules, now) {
-            Ok(live) => Ok((Some(live), certificate.ends())),
-            Err((_, Reason::NoRoom)) => Ok((None, certificate.ends())),
-            Err((_, Reason::CertificateExpired)) => Err(Ended::Expired(certificate.ends())),
+        let judged = match self.identities.holder_of(certificate, &rules, now) {
+            Err((_, Reason::NoRoom)) => self.identities.judge_certificate_again(certificate, &rules, now),
+            judged => judged.map_err(|(_id, reason)| reason),
+        };
+        match judged {
+            Ok(live) => Ok((live, certificate.ends())),
+            Err(Reason::CertificateExpired) => Err(Ended::Expired(certificate.ends())),
             Err(_) => Err(Ended::Revoked),
         }
     }

@@ -131,9 +131,7 @@ impl Judgement {
             Proof::Token(presented) => self.identities.of_token(presented, now)?,
             Proof::Certificate(certificate) => self.identities.of_certificate(certificate, now)?,
         };
-        if let Some(live) = live {
-            self.check_routes(&live.key)?;
-        }
+        self.check_routes(&live.key)?;
         Ok(Some(end))
     }
 

@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 use super::reason::Reason;
-use super::rules::Rules;
+use super::rules::{Rule, Rules};
 use crate::key_cache::LiveKey;
 use crate::keys::is_label;
 
@@ -144,24 +144,32 @@ impl ClientCertificate {
     pub(super) fn judged(
         &self,
         rules: &Rules,
-        holder: impl FnOnce(&str, Option<&str>, &super::rules::Rule) -> Option<Arc<LiveKey>>,
+        holder: impl FnOnce(&str, Option<&str>, &Rule) -> Option<Arc<LiveKey>>,
     ) -> Arc<Judged> {
         if let Some(known) = self.judged.load_full().filter(|known| known.rules == rules.number) {
             return known;
         }
-        let id = self.names.id_by(rules);
-        let named = |rule: &'_ super::rules::Rule| rule.name_among(|kind| self.names.of_kind(kind));
-        let found = rules.certificates.iter().find_map(|rule| Some((rule, named(rule)?)));
-        let holder = found.ok_or(Reason::NoIdentity).and_then(|(rule, name)| {
-            let shown = Some(name).filter(|name| name.len() <= LONGEST_NAME && is_label(name));
-            holder(&id, shown, rule).ok_or(Reason::NoRoom)
-        });
+        let id = self.id_by(rules);
+        let holder = self.rule(rules).and_then(|(rule, name)| holder(&id, name, rule).ok_or(Reason::NoRoom));
         let is_final = !matches!(holder, Err(Reason::NoRoom));
         let judged = Arc::new(Judged { rules: rules.number, id, holder });
         if is_final {
             self.judged.store(Some(judged.clone()));
         }
         judged
+    }
+
+    /// Returns the id of the holder by these rules.
+    pub(super) fn id_by(&self, rules: &Rules) -> String {
+        self.names.id_by(rules)
+    }
+
+    /// Returns the rule that these rules have for the holder, and the holder's name if it can be shown.
+    pub(super) fn rule<'r>(&self, rules: &'r Rules) -> Result<(&'r Rule, Option<&str>), Reason> {
+        let named = |rule: &Rule| rule.name_among(|kind| self.names.of_kind(kind));
+        let found = rules.certificates.iter().find_map(|rule| Some((rule, named(rule)?)));
+        let (rule, name) = found.ok_or(Reason::NoIdentity)?;
+        Ok((rule, Some(name).filter(|name| name.len() <= LONGEST_NAME && is_label(name))))
     }
 
     /// Checks whether the certificate still holds.

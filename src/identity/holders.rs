@@ -48,6 +48,19 @@ impl PartialEq for ById {
 
 impl Eq for ById {}
 
+/// Makes a holder as a key in service.
+pub(super) fn made(id: &str, name: Option<&str>, rule: &Rule) -> LiveKey {
+    LiveKey::of_identity(ApiKey::from(Draft {
+        id,
+        name,
+        disabled: false,
+        permissions: rule.permissions,
+        created_at: None,
+        expires_at: None,
+        terms: Some(rule.terms.clone()),
+    }))
+}
+
 /// The holders that have come so far, by their ids.
 #[derive(Debug)]
 pub(super) struct Holders {
@@ -73,15 +86,7 @@ impl Holders {
             self.number.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let live = Arc::new(LiveKey::of_identity(ApiKey::from(Draft {
-            id,
-            name,
-            disabled: false,
-            permissions: rule.permissions,
-            created_at: None,
-            expires_at: None,
-            terms: Some(rule.terms.clone()),
-        })));
+        let live = Arc::new(made(id, name, rule));
         if !self.by_id.insert(ById(live.clone())) {
             // Another request was faster. Both keys have the same limits, which go by the id.
             self.number.fetch_sub(1, Ordering::Relaxed);

@@ -14,13 +14,13 @@ use tokio::sync::{Notify, watch};
 
 use super::certificate::ClientCertificate;
 use super::denied::Denied;
-use super::holders::Holders;
+use super::holders::{self, Holders};
 use super::jwks::KeySet;
 use super::known_tokens::{Basis, KnownTokens, Verified};
 use super::reason::Reason;
 use super::rules::{Path, Rule, Rules, Trusted};
 use super::source::{Pace, Place, ShownSource, Source};
-use super::token::{Refused, verified};
+use super::token::{Accepted, Refused, judged_but_for_keys, verified};
 use crate::clock::Clock;
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Auth, Issuer, KeysPlace};
@@ -336,6 +336,39 @@ impl Identities {
         holder
             .and_then(|live| certificate.check(now).map(|()| live))
             .map_err(|reason| (judged.id.clone(), reason))
+    }
+
+    /// Judges the token of a request in service by these rules, in all but its signature. Returns its holder as it
+    /// would be now, which is not kept, and the token's end.
+    ///
+    /// # Errors
+    ///
+    /// Why the token would identify nobody, whatever the issuer's keys are.
+    pub(crate) fn judge_token_again(
+        &self,
+        token: &Credential,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<(Arc<LiveKey>, Timestamp), Refused> {
+        let Accepted { id, name, rule, expires_at, .. } = judged_but_for_keys(token.as_bytes(), rules, now)?;
+        Ok((Arc::new(holders::made(&id, name.as_deref(), rule)), expires_at))
+    }
+
+    /// Judges the certificate of a request in service by these rules. Returns its holder as it would be now, which
+    /// is not kept.
+    ///
+    /// # Errors
+    ///
+    /// Why the certificate identifies nobody.
+    pub(crate) fn judge_certificate_again(
+        &self,
+        certificate: &ClientCertificate,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> Result<Arc<LiveKey>, Reason> {
+        certificate.check(now)?;
+        let (rule, name) = certificate.rule(rules)?;
+        Ok(Arc::new(holders::made(&certificate.id_by(rules), name, rule)))
     }
 
     /// Forgets what has ended, and what was used longest ago if there is too much. Returns the labels in metrics

@@ -62,22 +62,46 @@ impl From<Reason> for Refused {
 /// Why it identifies nobody.
 pub(super) fn verified<'r>(token: &[u8], rules: &'r Rules, now: Timestamp) -> Result<Accepted<'r>, Refused> {
     let compact = Compact::of(token)?;
-    let (number, trusted) = issuer_of(&compact.claims, rules)?;
-    if !trusted.accepts(compact.algorithm) {
-        return Err(Reason::AlgorithmNotAccepted.into());
-    }
+    let of_issuer = issuer_of(&compact, rules)?;
+    check_signature(&compact, of_issuer.1)?;
+    // From here on, the issuer has said it.
+    judged(&compact.claims, of_issuer, rules, now)
+}
+
+/// Judges a token by these rules in all but its signature, which was right when the token was verified. For
+/// requests in service while the issuer's keys are not known: nobody may be let in by this.
+///
+/// # Errors
+///
+/// Why it would identify nobody, whatever the keys are.
+pub(super) fn judged_but_for_keys<'r>(
+    token: &[u8],
+    rules: &'r Rules,
+    now: Timestamp,
+) -> Result<Accepted<'r>, Refused> {
+    let compact = Compact::of(token)?;
+    let of_issuer = issuer_of(&compact, rules)?;
+    judged(&compact.claims, of_issuer, rules, now)
+}
+
+fn check_signature(compact: &Compact<'_>, trusted: &Trusted) -> Result<(), Refused> {
     let other_keys = |reason| Refused { keys_of: Some(trusted.source.clone()), ..Refused::from(reason) };
     let keys =
         trusted.source.keys(trusted.issuer.max_stale).ok_or_else(|| other_keys(Reason::KeysUnknown))?;
-    keys.verify(compact.signed, compact.algorithm, compact.key_id.as_deref()).map_err(
-        |fault| match fault {
-            NotVerified::KeyMissing => Reason::KeyIdMissing.into(),
-            NotVerified::KeyUnknown => other_keys(Reason::KeyUnknown),
-            NotVerified::Signature => Reason::SignatureInvalid.into(),
-        },
-    )?;
-    // From here on, the issuer has said it.
-    let claims = &compact.claims;
+    keys.verify(compact.signed, compact.algorithm, compact.key_id.as_deref()).map_err(|fault| match fault {
+        NotVerified::KeyMissing => Reason::KeyIdMissing.into(),
+        NotVerified::KeyUnknown => other_keys(Reason::KeyUnknown),
+        NotVerified::Signature => Reason::SignatureInvalid.into(),
+    })
+}
+
+/// Judges what an issuer has said of a holder.
+fn judged<'r>(
+    claims: &Object,
+    (number, trusted): (u16, &'r Trusted),
+    rules: &'r Rules,
+    now: Timestamp,
+) -> Result<Accepted<'r>, Refused> {
     let subject = claims.text("sub").ok().flatten().filter(|subject| !subject.is_empty());
     let subject = subject.ok_or(Reason::SubjectMissing)?;
     let id = rules.id_of("jwt_", &[&trusted.issuer.issuer, subject]);
@@ -101,10 +125,12 @@ pub(super) fn verified<'r>(token: &[u8], rules: &'r Rules, now: Timestamp) -> Re
     Ok(Accepted { issuer: number, rule, id, name: name_of(claims, trusted), expires_at })
 }
 
-fn issuer_of<'r>(claims: &Object, rules: &'r Rules) -> Result<(u16, &'r Trusted), Reason> {
-    let named = claims.text("iss").ok().flatten().ok_or(Reason::IssuerMissing)?;
+/// Returns the configured issuer that a token names, with its number, if it accepts the token's algorithm.
+fn issuer_of<'r>(compact: &Compact<'_>, rules: &'r Rules) -> Result<(u16, &'r Trusted), Reason> {
+    let named = compact.claims.text("iss").ok().flatten().ok_or(Reason::IssuerMissing)?;
     let mut issuers = (0..).zip(&rules.issuers);
-    issuers.find(|(_, trusted)| trusted.issuer.issuer == named).ok_or(Reason::IssuerUnknown)
+    let found = issuers.find(|(_, trusted)| trusted.issuer.issuer == named).ok_or(Reason::IssuerUnknown)?;
+    if found.1.accepts(compact.algorithm) { Ok(found) } else { Err(Reason::AlgorithmNotAccepted) }
 }
 
 /// Returns when the token ends. Its end may be past.

@@ -38,8 +38,8 @@ pub(super) fn presented(session: &ServerConnection, tls: &Serving) -> Option<Arc
 
 /// Whether a listener accepts the chain of a client now. One that asks for no certificates accepts none.
 fn accepts(tls: &ListenerTls, chain: &[CertificateDer<'static>]) -> bool {
-    let (Some(verifier), Some((leaf, others))) = (&tls.client_verifier, chain.split_first()) else {
+    let (Some(trust), Some((leaf, others))) = (&tls.client_trust, chain.split_first()) else {
         return false;
     };
-    verifier.verify_client_cert(leaf, others, UnixTime::now()).is_ok()
+    trust.verifier.verify_client_cert(leaf, others, UnixTime::now()).is_ok()
 }

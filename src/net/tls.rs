@@ -15,13 +15,12 @@ use jiff::Timestamp;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
+use super::client_trust::ClientTrust;
+use super::kept::Kept;
 use crate::acme::{self, Life, Storage, Stored};
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Acme, CertificatePair, Tls, TlsVersion};
@@ -38,8 +37,8 @@ pub(crate) struct ListenerTls {
     /// The name of the certificate that bearward gets by itself for the listener; `None` if it is from
     /// files.
     pub(crate) acme: Option<String>,
-    /// Verifies client certificates; `None` if the listener asks for none.
-    pub(super) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// What verifies client certificates; `None` if the listener asks for none.
+    pub(super) client_trust: Option<ClientTrust>,
     /// Distinguishes the configuration from all others of the process.
     pub(super) number: u64,
     chosen: Arc<BySni>,
@@ -72,6 +71,12 @@ impl ListenerTls {
         (!valid.is_empty()).then(|| domains.iter().filter(is_covered).count())
     }
 
+    /// Returns the certificate that was read from this file.
+    fn served_from(&self, file: &Path) -> Option<(Certificate, Served)> {
+        let mut all = self.chosen.0.iter().zip(&self.certificates);
+        all.find(|(_, served)| served.file == file).map(|(one, served)| (one.clone(), served.clone()))
+    }
+
     /// Whether the listener has no certificate yet.
     pub(crate) fn is_waiting(&self) -> bool {
         self.chosen.0.is_empty()
@@ -86,43 +91,82 @@ pub(crate) struct Served {
     pub(crate) not_after: Option<Timestamp>,
 }
 
-/// Makes a listener's TLS configuration, or returns all faults of its files. `before`: the configuration that
-/// it replaces, whose certificates go on being served where bearward gets the next one by itself.
+/// Makes a listener's TLS configuration. `before`: the configuration that it replaces, whose certificates go on
+/// being served where bearward gets the next one by itself.
+///
+/// # Errors
+///
+/// All faults of its files.
 pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<Arc<ListenerTls>, Faults> {
+    let mut kept = Kept::default();
+    match made(tls, before, None, &mut kept) {
+        Some(made) if kept.faults.is_empty() => Ok(made),
+        _ => Err(Faults(kept.faults)),
+    }
+}
+
+/// Makes the TLS configuration of a listener again, as its files are now, and returns it with the faults of the
+/// files. Of a file at fault, what was read before stays in service. Returns `None` if it can't be made.
+pub(crate) fn renewed(tls: &Tls, before: &ListenerTls) -> (Option<Arc<ListenerTls>>, Vec<Fault>) {
+    let mut kept = Kept::default();
+    let made = made(tls, Some(before), Some(before), &mut kept);
+    (made, kept.faults)
+}
+
+/// `fallback`: what stays in service for a file at fault; `None` if such a file is to be refused.
+fn made(
+    tls: &Tls,
+    before: Option<&ListenerTls>,
+    fallback: Option<&ListenerTls>,
+    kept: &mut Kept,
+) -> Option<Arc<ListenerTls>> {
     let provider = Arc::new(provider());
-    let mut faults = Vec::new();
-    let (mut certificates, mut served) = (Vec::new(), Vec::new());
-    for pair in tls.files() {
-        match Certificate::load(pair, &provider) {
-            Ok(certificate) => {
-                served.push(Served { file: pair.certificate.clone(), not_after: end_of(&certificate.leaf) });
-                certificates.push(certificate);
-            }
-            Err(fault) => faults.push(fault),
-        }
-    }
-    if let Some(acme) = tls.acme() {
-        (certificates, served) = stored(acme, before, &provider);
-    }
-    let verifier = match client_verifier(tls, &provider) {
-        Ok(verifier) => verifier,
-        Err(fault) => {
-            faults.push(fault);
-            None
-        }
+    // All files are read, so that all faults are told at once.
+    let certificates = match tls.acme() {
+        Some(acme) => Some(stored(acme, before, &provider)),
+        None => loaded(tls, &provider, fallback, kept),
     };
-    if !faults.is_empty() {
-        return Err(Faults(faults));
-    }
+    let trusted = fallback.and_then(|fallback| fallback.client_trust.as_ref());
+    let client_trust = ClientTrust::read(tls, &provider, trusted, kept);
+    let (certificates, client_trust) = (certificates?, client_trust?);
+    let assembled = assembled(tls, provider, certificates, client_trust);
+    kept.unless_read(assembled, None)
+}
+
+/// Reads the certificates of a listener from its files.
+fn loaded(
+    tls: &Tls,
+    provider: &CryptoProvider,
+    fallback: Option<&ListenerTls>,
+    kept: &mut Kept,
+) -> Option<(Vec<Certificate>, Vec<Served>)> {
+    let load = |pair: &CertificatePair| {
+        let known = fallback.and_then(|fallback| fallback.served_from(&pair.certificate));
+        let loaded = Certificate::load(pair, provider).map(|certificate| {
+            let not_after = end_of(&certificate.leaf);
+            (certificate, Served { file: pair.certificate.clone(), not_after })
+        });
+        kept.unless_read(loaded, known)
+    };
+    let loaded: Vec<Option<_>> = tls.files().iter().map(load).collect();
+    Some(loaded.into_iter().collect::<Option<Vec<_>>>()?.into_iter().unzip())
+}
+
+fn assembled(
+    tls: &Tls,
+    provider: Arc<CryptoProvider>,
+    (certificates, served): (Vec<Certificate>, Vec<Served>),
+    client_trust: Option<ClientTrust>,
+) -> Result<Arc<ListenerTls>, Fault> {
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
     };
-    let of_library = |error: rustls::Error| Faults(vec![Fault::of_file(Path::new("tls"), error.to_string())]);
+    let of_library = |error: rustls::Error| Fault::of_file(Path::new("tls"), error.to_string());
     let builder =
         ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(of_library)?;
-    let builder = match &verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+    let builder = match &client_trust {
+        Some(trust) => builder.with_client_cert_verifier(trust.verifier.clone()),
         None => builder.with_no_client_auth(),
     };
     let chosen = Arc::new(BySni(certificates));
@@ -130,7 +174,7 @@ pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<A
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Our order of cipher suites takes precedence over the client's.
     config.ignore_client_order = true;
-    match verifier {
+    match client_trust {
         None => {
             // Sessions are resumed by tickets, so the server stores nothing for each client. The key of
             // the tickets is replaced every few hours. One ticket per connection is enough, because each
@@ -147,7 +191,7 @@ pub(crate) fn server_config(tls: &Tls, before: Option<&ListenerTls>) -> Result<A
         config: Arc::new(config),
         certificates: served,
         acme: tls.acme().map(acme::name_of),
-        client_verifier: verifier,
+        client_trust,
         number: MADE.fetch_add(1, Ordering::Relaxed),
         chosen,
     }))
@@ -225,21 +269,6 @@ impl Certificate {
     fn is_for(&self, name: &ServerName<'_>) -> bool {
         ParsedCertificate::try_from(&self.leaf).is_ok_and(|leaf| verify_server_name(&leaf, name).is_ok())
     }
-}
-
-/// Makes the verifier of client certificates, if the listener asks for them. With revocations, each certificate
-/// of a chain needs a list of its authority that has not ended.
-fn client_verifier(
-    tls: &Tls,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>, Fault> {
-    let Some(path) = &tls.client_ca else { return Ok(None) };
-    let builder = WebPkiClientVerifier::builder_with_provider(pem::authorities(path)?, provider.clone());
-    let (builder, path) = match &tls.client_crl {
-        Some(lists) => (builder.with_crls(pem::revocations(lists)?).enforce_revocation_expiration(), lists),
-        None => (builder, path),
-    };
-    builder.build().map(Some).map_err(|error| Fault::of_file(path, error.to_string()))
 }
 
 /// Chooses the certificate by the server name that the client sends. If none matches, the first

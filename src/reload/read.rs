@@ -30,8 +30,8 @@ pub(super) enum Ready {
     Keys(KeySet),
     /// The files of denied tokens, and of issuers' keys.
     Identities(ReadFiles),
-    /// The new certificates of each listener without faults, with the listener's number and the
-    /// digest of the files; then the faults of all other listeners.
+    /// The new certificates of each listener, with the listener's number and the digest of the files; then the
+    /// faults of files, of which what was read before stays in service.
     Certificates(Vec<(usize, Arc<ListenerTls>, Option<[u8; 32]>)>, Vec<Fault>),
 }
 
@@ -51,10 +51,12 @@ pub(super) struct ReadyConfig {
 
 impl Current {
     pub(super) fn read(&self, part: Part) -> Result<Ready, Faults> {
-        // Key stores are not checked here: a key store checks its own files, and may be a
-        // directory.
-        let sets = self.sets.iter().filter(|(known, _)| *known == part && part != Part::Keys);
-        openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
+        // The other parts look at each file themselves, so that one at fault holds up no other. A key store may be
+        // a directory.
+        if part == Part::Config {
+            let sets = self.sets.iter().filter(|(known, _)| *known == part);
+            openable(sets.flat_map(|(_, set)| set.files())).map_err(|faults| self.placed(faults))?;
+        }
         Ok(match part {
             Part::Config => Ready::Config(Box::new(self.read_config()?)),
             Part::Keys => {
@@ -210,7 +212,7 @@ impl Current {
         if at_fault == AtFault::Refused { store.load_first(reading) } else { store.load(reading) }
     }
 
-    /// Reads the listeners' certificates. Faults of one listener do not affect the others.
+    /// Reads the listeners' certificates. A file at fault holds up no other file.
     fn read_certificates(&self) -> Ready {
         let (mut good, mut faults) = (Vec::new(), Vec::new());
         for (number, Running { listener, digest, swappable }) in self.listeners.iter().enumerate() {
@@ -221,11 +223,12 @@ impl Current {
             if now.is_some() && now == *digest {
                 continue;
             }
-            let before = swappable.as_ref().map(|tls| tls.load_full());
-            match tls::server_config(section, before.as_deref()) {
-                Ok(config) => good.push((number, config, now)),
-                Err(of_listener) => faults.extend(of_listener.0),
-            }
+            let Some(before) = swappable.as_ref().map(|tls| tls.load_full()) else { continue };
+            let (config, of_listener) = tls::renewed(section, &before);
+            // Files at fault are no state that was taken over: they are read again the next time.
+            let taken = now.filter(|_| of_listener.is_empty());
+            good.extend(config.map(|config| (number, config, taken)));
+            faults.extend(of_listener);
         }
         Ready::Certificates(good, self.placed(Faults(faults)).0)
     }

@@ -192,6 +192,71 @@ def test_revocations_are_reloaded_and_hold_for_open_connections_too(authority):
         assert once(gateway, another)[0] is None and open_other.get()[0] == 401
 
 
+BROKEN = {
+    "certificate": lambda gateway, authority: gateway.path / "tls.crt",
+    "private key": lambda gateway, authority: gateway.path / "tls.key",
+    "authorities": lambda gateway, authority: authority.directory / "clients.pem",
+}
+
+
+@pytest.mark.parametrize("kind", ["garbage", "directory"])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_revocation_holds_although_another_file_of_the_listener_is_broken(authority, broken, kind):
+    one, file = authority.issue([(NameOID.COMMON_NAME, "x")], x509.UniformResourceIdentifier(SPIFFE))
+    another = authority.issue([(NameOID.COMMON_NAME, "y")], x509.UniformResourceIdentifier(SPIFFE + "2"))[1]
+    authority.list_revoked()
+    with served(authority, '[{when: {uri: "spiffe://*"}, permissions: [read]}]', crl=True) as gateway:
+        open_one = Connection(gateway, file)
+        assert open_one.get()[0] == 200
+        path = BROKEN[broken](gateway, authority)
+        text = path.read_bytes()
+        path.unlink()
+        path.mkdir() if kind == "directory" else path.write_text("garbage")
+        authority.list_revoked(one)
+        refused = gateway.reload()["error"]
+        assert refused["code"] == "RELOAD_REFUSED" and str(path) in json.dumps(refused)
+        assert open_one.get()[0] == 401 and once(gateway, file)[0] is None
+        assert once(gateway, another)[0] == 200
+        # The file at fault is looked at again.
+        assert gateway.reload()["error"]["code"] == "RELOAD_REFUSED"
+        path.rmdir() if kind == "directory" else path.unlink()
+        path.write_bytes(text)
+        assert gateway.reload()["data"]["certificates"] == "applied"
+        assert once(gateway, file)[0] is None and once(gateway, another)[0] == 200
+
+
+def test_pages_of_other_origins_have_no_identity_by_the_certificate_of_their_user(authority):
+    file = authority.issue([(NameOID.COMMON_NAME, "x")], x509.UniformResourceIdentifier(SPIFFE))[1]
+    identities = '[{when: {uri: "spiffe://*"}, permissions: [read]}]'
+    cors = "cors: {origins: ['https://app.example'], credentials: true}\n"
+    with served(authority, identities, more=cors) as gateway:
+        own = f"https://localhost:{gateway.port}"
+        cases = [
+            ({"Origin": own}, 200),
+            ({"Origin": own, "Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
+            ({"Origin": "https://app.example"}, 200),
+            ({"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}, 200),
+            ({"Origin": "https://evil.example"}, 401),
+            ({"Origin": "https://localhost"}, 401),
+            ({"Origin": own.replace("https", "http")}, 401),
+            ({"Origin": "null"}, 401),
+            ({"Origin": ""}, 401),
+            ({"Sec-Fetch-Site": "cross-site"}, 401),
+            ({"Sec-Fetch-Site": "same-site"}, 401),
+            ({"Sec-Fetch-Site": ""}, 401),
+            ({"Origin": own, "Sec-Fetch-Site": "cross-site"}, 401),
+            ({"Origin": "https://evil.example", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}, 401),
+        ]
+        for headers, wanted in cases:
+            status, body = once(gateway, file, **headers)
+            assert status == wanted, headers
+            assert status == 200 or body["error"]["code"] == "MISSING_API_KEY"
+        # A key is sent on purpose, from whichever page.
+        key = {"Authorization": f"Bearer {gateway.tokens['reader']}"}
+        assert once(gateway, file, **key, Origin="https://evil.example")[0] == 200
+
+
 def test_a_session_is_never_resumed_past_a_revocation(authority):
     one, file = authority.issue([(NameOID.COMMON_NAME, "x")], x509.UniformResourceIdentifier(SPIFFE))
     authority.list_revoked()

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import select
+import socket
 import subprocess
 import threading
 import time
@@ -302,32 +303,97 @@ def test_a_start_without_the_issuer_lets_no_token_in_and_keys_go_on():
             wait_for("the issuer is there", lambda: status_of(gateway, issuer.token())[0] == 200, 30)
 
 
-def test_a_guess_beside_a_token_of_an_unknown_key_counts():
-    # With so long a time limit, the keys may always be asked for once more.
+@contextlib.contextmanager
+def guarded_with_guesses(issuer, attempts):
+    """bearward that takes a key beside a token. With so long a time limit, the issuer's keys may always be asked for once more."""
+    auth = issuer.config(timeout="30s").removesuffix("}") + ", headers: [authorization, x-api-key], conflict: any}"
+    with guarded(issuer, auth, more=f"failed_attempts: {{per_address: {attempts}, per: 1h}}") as gateway:
+        yield gateway
+
+
+def test_a_guess_beside_a_token_of_an_unknown_key_counts_once():
+    with Issuer() as issuer, guarded_with_guesses(issuer, 2) as gateway:
+        unknown = issuer.token(key=Key("unknown"))
+        with_token = lambda guess: status_of(gateway, unknown, headers=[("X-Api-Key", guess)])[0]
+        assert with_token("guess-1") == 401
+        assert ask(gateway.port, "GET", "/v1/models", [("X-Api-Key", "guess-2")])[0] == 401
+        assert ask(gateway.port, "GET", "/v1/models", [("X-Api-Key", "guess-3")])[0] == 429
+        suspected = lambda: [line for line in map(json.loads, list(gateway.lines)) if line.get("event") == "unknown_credential_beside_key"]
+        wait_for("the audit names the guess", lambda: len(suspected()) == 1)
+
+
+def test_a_guess_counts_although_its_client_leaves_during_the_wait_for_keys():
+    with Issuer() as issuer, guarded_with_guesses(issuer, 1) as gateway:
+        unknown = issuer.token(key=Key("unknown"))
+        asked, goes_on = threading.Event(), threading.Event()
+
+        def held(handler):
+            asked.set()
+            goes_on.wait(30)
+            issuer.serve(handler)
+
+        issuer.answer = held
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            head = f"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {unknown}\r\nX-Api-Key: guess-1\r\n\r\n"
+            client.sendall(head.encode())
+            assert asked.wait(20)
+        assert ask(gateway.port, "GET", "/v1/models", [("X-Api-Key", "guess-2")])[0] == 429
+        goes_on.set()
+
+
+@pytest.mark.parametrize("change", ["token", "permission", "identity"])
+def test_open_streams_end_although_their_issuer_is_away(tmp_path, change):
+    denied = tmp_path / "denied.yaml"
+    denied.write_text("jti: []\n")
     with Issuer() as issuer:
-        auth = issuer.config(timeout="30s").removesuffix("}") + ", headers: [authorization, x-api-key], conflict: any}"
-        with guarded(issuer, auth, more="failed_attempts: {per_address: 1, per: 1h}") as gateway:
-            unknown = issuer.token(key=Key("unknown"))
-            assert status_of(gateway, unknown, headers=[("X-Api-Key", "guess-1")])[0] == 401
-            assert ask(gateway.port, "GET", "/v1/models", [("X-Api-Key", "guess-2")])[0] == 429
+        fields = {"timeout": "1s", "refresh": "1s", "max_stale": "2s"}
+        config = lambda **more: issuer.config(**fields, **more).removesuffix("}") + f", deny: {denied}}}"
+        keys = "keys: {path: KEYS, cut_open_streams: true}\n"
+        with guarded(issuer, config(), open_stream, more=keys) as gateway:
+            tokens = {name: issuer.token(f"system:serviceaccount:evals:{name}", jti=name) for name in ("stays", "goes")}
+            connections = {name: http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=40) for name in tokens}
+            answers = {}
+            for name, connection in connections.items():
+                connection.request("GET", "/stream", headers={"Authorization": f"Bearer {tokens[name]}"})
+                answers[name] = connection.getresponse()
+                assert answers[name].read1(64)
+            issuer.answer = lambda handler: send(handler, b"", 503)
+            wait_for("the keys are too old", lambda: not gateway.admin_status()["identities"]["issuers"][0]["are_used"])
+            stays = '{when: {sub: "system:serviceaccount:evals:stays"}, permissions: [read]}'
+            goes = {"permission": '{when: {sub: "system:serviceaccount:evals:*"}, permissions: [write]}', "identity": '{when: {sub: "other"}, permissions: [read]}'}
+            if change == "token":
+                denied.write_text("jti: [goes]\n")
+            else:
+                after = config(identities=f"[{stays}, {goes[change]}]")
+                assert config() in gateway.config_text
+                (gateway.path / "bearward.yaml").write_text(gateway.config_text.replace(config(), after))
+            gateway.reload()
+            with contextlib.suppress(http.client.IncompleteRead):
+                answers["goes"].read()
+            # The keys being away is no reason to end a stream.
+            assert not select.select([connections["stays"].sock], [], [], 0)[0]
+            assert status_of(gateway, tokens["stays"])[0] == 503
+            issuer.answer = None
+            [connection.close() for connection in connections.values()]
+
+
+def open_stream(side, request):
+    """Answers with an event, and keeps the stream open until bearward leaves."""
+    if b"/stream" not in request:
+        return echo(side, request)
+    side.sendall(SSE + chunk(b"data: x\n\n"))
+    select.select([side], [], [], 60)
+    return False
 
 
 def test_denied_tokens_and_holders_are_refused_as_soon_as_the_file_says_so(tmp_path):
     denied = tmp_path / "denied.yaml"
     denied.write_text("jti: []\n")
 
-    def stream(side, request):
-        if b"/stream" not in request:
-            return echo(side, request)
-        side.sendall(SSE + chunk(b"data: x\n\n"))
-        # The stream stays open until bearward leaves.
-        select.select([side], [], [], 60)
-        return False
-
     with Issuer() as issuer:
         config = issuer.config().removesuffix("}") + f", deny: {denied}}}"
         keys = "keys: {path: KEYS, cut_open_streams: true}\n"
-        with guarded(issuer, config, stream, more=keys) as gateway:
+        with guarded(issuer, config, open_stream, more=keys) as gateway:
             one, two = issuer.token("system:serviceaccount:evals:a", jti="one"), issuer.token("system:serviceaccount:evals:b", jti="two")
             ended = {}
 
@@ -382,6 +448,25 @@ def test_keys_in_a_file_are_reloaded(tmp_path):
             gateway.reload()
             assert status_of(gateway, token)[0] == 401
             assert status_of(gateway, issuer.token())[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "missing"])
+def test_a_list_of_denied_tokens_that_is_no_file_holds_up_no_other_file(tmp_path, kind):
+    keys, denied = tmp_path / "jwks.json", tmp_path / "denied.yaml"
+    denied.write_text("jti: [denied]\n")
+    with Issuer() as issuer:
+        keys.write_bytes(issuer.document())
+        config = issuer.config(jwks=f"{{file: {keys}}}").removesuffix("}") + f", deny: {denied}}}"
+        with guarded(issuer, config) as gateway:
+            old = issuer.token()
+            assert status_of(gateway, old)[0] == 200
+            denied.unlink()
+            {"directory": denied.mkdir, "pipe": lambda: os.mkfifo(denied), "missing": lambda: None}[kind]()
+            issuer.keys = [Key("two")]
+            keys.write_bytes(issuer.document())
+            assert gateway.reload()["error"]["code"] == "RELOAD_REFUSED"
+            assert [status_of(gateway, token)[0] for token in (old, issuer.token())] == [401, 200]
+            assert status_of(gateway, issuer.token(jti="denied"))[0] == 401
 
 
 def command(gateway, *args, stdin=""):

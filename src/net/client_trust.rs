@@ -1,0 +1,57 @@
+//! What verifies the client certificates of a listener: its authorities, and lists of revoked certificates.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::kept::Kept;
+use crate::config::Tls;
+use crate::config::fault::Fault;
+use crate::pem;
+
+/// What verifies the client certificates of a listener.
+#[derive(Clone, Debug)]
+pub(super) struct ClientTrust {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    authorities: Arc<RootCertStore>,
+    /// `None` if revocations are not checked.
+    revocations: Option<Arc<Vec<CertificateRevocationListDer<'static>>>>,
+}
+
+impl ClientTrust {
+    /// Makes what verifies client certificates, if the listener asks for them. With revocations, each certificate
+    /// of a chain needs a list of its authority that has not ended. `before`: what stays in service for a file at
+    /// fault. Returns `None` if it can't be made.
+    pub(super) fn read(
+        tls: &Tls,
+        provider: &Arc<CryptoProvider>,
+        before: Option<&ClientTrust>,
+        kept: &mut Kept,
+    ) -> Option<Option<Self>> {
+        let Some(path) = &tls.client_ca else { return Some(None) };
+        let authorities =
+            kept.unless_read(pem::authorities(path), before.map(|before| before.authorities.clone()));
+        let revocations = match &tls.client_crl {
+            Some(lists) => {
+                let read = pem::revocations(lists).map(Arc::new);
+                kept.unless_read(read, before.and_then(|before| before.revocations.clone())).map(Some)
+            }
+            None => Some(None),
+        };
+        let (authorities, revocations) = (authorities?, revocations?);
+        let builder = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
+        let (builder, path) = match (&revocations, &tls.client_crl) {
+            (Some(lists), Some(path)) => {
+                (builder.with_crls(lists.iter().cloned()).enforce_revocation_expiration(), path)
+            }
+            _ => (builder, path),
+        };
+        let verifier = builder.build().map_err(|error| Fault::of_file(path, error.to_string()));
+        let made = verifier.map(|verifier| ClientTrust { verifier, authorities, revocations });
+        kept.unless_read(made, before.cloned()).map(Some)
+    }
+}
