@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 78 faults in files (`EX_CONFIG` of sysexits).
 
+mod audit_upstream;
 mod check;
 mod client;
 mod config_path;
@@ -9,24 +10,32 @@ mod demo;
 mod explain;
 mod failure;
 mod healthcheck;
+mod init;
 mod issuers;
 mod keys;
+#[cfg(feature = "completions")]
+mod manual;
+mod model_server;
 mod reload;
 mod run;
+mod self_signed;
 mod shown;
 mod signals;
 mod terminal;
 mod usage;
 mod usage_source;
+mod values;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+#[cfg(feature = "completions")]
+use clap::CommandFactory;
+use clap::{Parser, Subcommand};
 
 use crate::config::schema;
 use crate::keys::Credential;
-use failure::Failure;
+use failure::{Failure, NO_CONFIGURATION};
 use terminal::{print, say};
 
 const EX_CONFIG: u8 = 78;
@@ -46,8 +55,12 @@ enum Command {
     Run(run::Run),
     /// Show the main features with an embedded model server, throw-away keys and a throw-away certificate
     Demo(demo::Demo),
+    /// Write a configuration, a first key, and the unit or the manifests that run bearward
+    Init(init::Init),
     /// Report every fault of configuration, keys and certificates, and start nothing
     Check(check::Check),
+    /// Ask a model server without a key, and say what stands open to those who go around bearward
+    AuditUpstream(audit_upstream::AuditUpstream),
     /// Make keys, and hashes of keys
     Keys(keys::Keys),
     /// Make a running bearward read its files again, and print the outcome
@@ -63,11 +76,10 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// Print the completions of a shell: bearward completions bash >
     /// /etc/bash_completion.d/bearward
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
+    #[cfg(feature = "completions")]
+    Completions(manual::Completions),
     /// Print the manual page: bearward man | man -l -
+    #[cfg(feature = "completions")]
     Man,
     /// Print the version
     Version,
@@ -85,42 +97,29 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Run(run) => run.execute(),
         Command::Demo(demo) => demo.execute(),
+        Command::Init(init) => init.execute(),
         Command::Check(check) => check.execute(),
+        Command::AuditUpstream(audit) => audit.execute(),
         Command::Keys(keys) => keys.execute(),
         Command::Reload(reload) => reload.execute(),
         Command::Explain(explain) => explain.execute(),
         Command::Usage(usage) => usage.execute(),
         Command::Schema => print(&format!("{:#}\n", schema::of_config())),
         Command::Healthcheck(healthcheck) => healthcheck.execute(),
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "bearward", &mut text);
-            print(&String::from_utf8_lossy(&text))
-        }
-        Command::Man => manual(),
+        #[cfg(feature = "completions")]
+        Command::Completions(completions) => completions.print(Arguments::command()),
+        #[cfg(feature = "completions")]
+        Command::Man => manual::print_page(Arguments::command()),
         Command::Version => print(&format!("bearward {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => complain(&message, 1),
         Err(Failure::Usage(message)) => complain(&message, 2),
+        Err(Failure::NoConfiguration) => complain(NO_CONFIGURATION, EX_CONFIG),
         Err(Failure::Faults(faults)) => complain(&faults.to_string(), EX_CONFIG),
         Err(Failure::InConfig(faults, config)) => complain(&shown::faults(&faults, &config), EX_CONFIG),
     }
-}
-
-/// Prints one manual page that describes all commands.
-fn manual() -> Result<(), Failure> {
-    let mut text = Vec::new();
-    let mut command = Arguments::command();
-    command.build();
-    let mut pages = vec![command.clone()];
-    while let Some(page) = pages.pop() {
-        clap_mangen::Man::new(page.clone()).render(&mut text)?;
-        let below = page.get_subcommands().filter(|below| below.get_name() != "help");
-        pages.extend(below.cloned());
-    }
-    print(&String::from_utf8_lossy(&text))
 }
 
 /// Whether a command-line argument is a whole bearward token, or ends with one. Such a command ends

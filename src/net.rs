@@ -22,6 +22,7 @@ pub(crate) mod presence;
 pub(crate) mod proxied;
 mod proxy_header;
 pub(crate) mod server;
+pub(crate) mod server_client;
 mod service;
 pub(crate) mod standing;
 mod streams;

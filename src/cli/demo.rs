@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
+use super::self_signed::SelfSigned;
 use super::signals::stop_signal;
 use super::terminal::{print, say};
 use crate::app::App;
@@ -75,10 +76,9 @@ fn write_keys(path: &Path) -> Result<Vec<Token>, Failure> {
 
 fn write_certificate(directory: &Path) -> Result<(), Failure> {
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names)
-        .map_err(|error| Failure::Failed(format!("can't make a certificate: {error}")))?;
-    fs::write(directory.join("certificate.pem"), made.cert.pem())?;
-    fs::write(directory.join("private_key.pem"), made.signing_key.serialize_pem())?;
+    let made = SelfSigned::new(names)?;
+    fs::write(directory.join("certificate.pem"), made.certificate)?;
+    fs::write(directory.join("private_key.pem"), made.private_key)?;
     Ok(())
 }
 

@@ -12,11 +12,21 @@ pub(crate) enum Failure {
     Failed(String),
     /// The arguments are wrong in a way that clap does not check; exit code 2.
     Usage(String),
+    /// There is no configuration; exit code 78.
+    NoConfiguration,
     /// Faults in files; exit code 78.
     Faults(Faults),
     /// Faults of the configuration at this path, or of files that it names; exit code 78.
     InConfig(Faults, PathBuf),
 }
+
+/// What to type where there is no configuration.
+pub(crate) const NO_CONFIGURATION: &str = "\
+no configuration: neither ./bearward.yaml nor /etc/bearward/config.yaml exists
+  bearward init                      writes one, and a first key
+  bearward COMMAND --config FILE     reads yours, as $BEARWARD_CONFIG does
+  bearward run --upstream http://127.0.0.1:8000 --keys keys.yaml     needs none
+  bearward demo                      shows what bearward does";
 
 impl From<Faults> for Failure {
     fn from(faults: Faults) -> Self {

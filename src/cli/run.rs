@@ -39,7 +39,7 @@ pub(super) struct Run {
     /// The address of the admin listener, or `off` (only with --upstream) [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS", requires = "upstream")]
     admin: Option<String>,
-    /// A built-in set of routes (only with --upstream): openai, vllm, llama-cpp, ollama, triton,
+    /// A built-in set of routes (only with --upstream): openai, vllm, sglang, llama-cpp, ollama, tgi, triton,
     /// any [default: openai]
     #[arg(long, value_name = "NAME", requires = "upstream")]
     routes: Option<String>,

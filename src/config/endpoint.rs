@@ -37,6 +37,56 @@ impl std::fmt::Display for EndpointAddress {
 }
 
 impl EndpointAddress {
+    /// Parses the text of an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Why it is none.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.starts_with('/') {
+                true => Ok(EndpointAddress::Unix(path.into())),
+                false => Err("a unix socket needs an absolute path".to_owned()),
+            };
+        }
+        let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
+        let (Some(scheme @ ("http" | "https" | "h2c")), Some(authority)) =
+            (uri.scheme_str(), uri.authority())
+        else {
+            return Err(format!("`{text}` is not an endpoint"));
+        };
+        if authority.as_str().contains('@') {
+            return Err("an endpoint has no user info: `credential` sets a header".to_owned());
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(format!("`{text}`: an endpoint has no path"));
+        }
+        if text.contains('#') {
+            return Err(format!("`{text}`: an endpoint has no fragment"));
+        }
+        let host = authority.host();
+        let is_of_label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+        let is_name = labels.all(|label| !label.is_empty() && label.chars().all(is_of_label));
+        if !is_name && !host.starts_with('[') {
+            return Err(format!("`{text}`: the host is no name and no address"));
+        }
+        let port =
+            authority.as_str().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        let is_port = |port: &str| {
+            port.is_empty() || port.ends_with(']') || port.parse::<u16>().is_ok_and(|port| port != 0)
+        };
+        if !port.is_none_or(is_port) {
+            return Err(format!("`{text}`: a port is a number from 1 to 65535"));
+        }
+        let authority = authority.as_str().to_owned();
+        Ok(match scheme {
+            "https" => EndpointAddress::Https(authority),
+            "h2c" => EndpointAddress::H2c(authority),
+            _ => EndpointAddress::Http(authority),
+        })
+    }
+
     /// Returns the host and port as written; `None` for a unix socket.
     pub(crate) fn authority(&self) -> Option<&str> {
         match self {
@@ -148,7 +198,7 @@ fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<EndpointAddress> {
     const EXAMPLES: &str =
         "as in http://127.0.0.1:8000, https://model:8443, h2c://127.0.0.1:8001 or unix:/run/model.sock";
     let text = d.word(node)?;
-    let endpoint = match parse(&text) {
+    let endpoint = match EndpointAddress::parse(&text) {
         Ok(endpoint) => endpoint,
         Err(message) => return d.hinted(node.at, message, EXAMPLES),
     };
@@ -159,56 +209,15 @@ fn endpoint(d: &mut Decoder<'_>, node: &Node) -> Option<EndpointAddress> {
     Some(endpoint)
 }
 
-fn parse(text: &str) -> Result<EndpointAddress, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return match path.starts_with('/') {
-            true => Ok(EndpointAddress::Unix(path.into())),
-            false => Err("a unix socket needs an absolute path".to_owned()),
-        };
-    }
-    let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
-    let (Some(scheme @ ("http" | "https" | "h2c")), Some(authority)) = (uri.scheme_str(), uri.authority())
-    else {
-        return Err(format!("`{text}` is not an endpoint"));
-    };
-    if authority.as_str().contains('@') {
-        return Err("an endpoint has no user info: `credential` sets a header".to_owned());
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(format!("`{text}`: an endpoint has no path"));
-    }
-    if text.contains('#') {
-        return Err(format!("`{text}`: an endpoint has no fragment"));
-    }
-    let host = authority.host();
-    let is_of_label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
-    let is_name = labels.all(|label| !label.is_empty() && label.chars().all(is_of_label));
-    if !is_name && !host.starts_with('[') {
-        return Err(format!("`{text}`: the host is no name and no address"));
-    }
-    let port = authority.as_str().rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    let is_port = |port: &str| {
-        port.is_empty() || port.ends_with(']') || port.parse::<u16>().is_ok_and(|port| port != 0)
-    };
-    if !port.is_none_or(is_port) {
-        return Err(format!("`{text}`: a port is a number from 1 to 65535"));
-    }
-    let authority = authority.as_str().to_owned();
-    Ok(match scheme {
-        "https" => EndpointAddress::Https(authority),
-        "h2c" => EndpointAddress::H2c(authority),
-        _ => EndpointAddress::Http(authority),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn an_endpoint_is_the_same_in_all_its_spellings() {
-        let all = |texts: &[&str]| texts.iter().map(|text| parse(text).unwrap()).collect::<Vec<_>>();
+        let all = |texts: &[&str]| {
+            texts.iter().map(|text| EndpointAddress::parse(text).unwrap()).collect::<Vec<_>>()
+        };
         for same in [
             all(&[
                 "http://localhost:81",

@@ -20,7 +20,7 @@ mod vllm;
 use http::{HeaderName, Method};
 
 use crate::config::ambiguity::Ambiguity;
-use crate::config::route::{Forwarding, MatchedRequests, Route};
+use crate::config::route::{Access, Forwarding, MatchedRequests, Route};
 use crate::path_pattern::PathPattern;
 use crate::path_pattern::reading::PathReading;
 pub(crate) use preset::Preset;
@@ -33,7 +33,29 @@ const ANY: &[Row] = &[
 ];
 
 pub(crate) fn routes(preset: Preset) -> Vec<Route> {
-    let rows = match preset {
+    rows(preset).iter().map(|row| route(preset, row)).collect()
+}
+
+/// A path of a model server that a preset lists by itself, not by a pattern.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KnownPath {
+    pub(crate) path: &'static str,
+    /// The methods that have an effect at this path; empty if all may have one.
+    pub(crate) methods: &'static [Method],
+    pub(crate) access: Access,
+}
+
+/// Returns the paths that a preset lists by themselves.
+pub(crate) fn known_paths(preset: Preset) -> impl Iterator<Item = KnownPath> {
+    let of_row = |(_name, methods, paths, access): &'static Row| {
+        let plain = paths.iter().filter(|path| !path.contains('*'));
+        plain.map(|path| KnownPath { path, methods, access: *access })
+    };
+    rows(preset).iter().flat_map(of_row)
+}
+
+fn rows(preset: Preset) -> &'static [Row] {
+    match preset {
         Preset::OpenAi => openai::ROWS,
         Preset::Vllm => vllm::ROWS,
         Preset::LlamaCpp => llama_cpp::ROWS,
@@ -42,8 +64,7 @@ pub(crate) fn routes(preset: Preset) -> Vec<Route> {
         Preset::SgLang => sglang::ROWS,
         Preset::Tgi => tgi::ROWS,
         Preset::Any => ANY,
-    };
-    rows.iter().map(|row| route(preset, row)).collect()
+    }
 }
 
 /// Names of the presets' routes on which a client may upgrade to WebSocket.

@@ -308,10 +308,7 @@ pub(crate) fn write_all(
             };
         }
         Store::Text(_) => return editor.add(records),
-        Store::Yaml(_) => {
-            let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
-            yaml_list::add("", &entries).unwrap_or_default()
-        }
+        Store::Yaml(_) => yaml_text(records),
         Store::JsonLines(_) => records.iter().map(|record| entry_text::line(record) + "\n").collect(),
     };
     let is_empty = || fs::metadata(path).map_or(true, |file| file.len() == 0);
@@ -319,6 +316,17 @@ pub(crate) fn write_all(
         return is_taken();
     }
     editor.locked()?.replace(path, text.as_bytes(), || overwrites || is_empty())
+}
+
+/// Returns the text of a new YAML file with these keys.
+pub(crate) fn yaml_text(records: &[KeyRecord]) -> String {
+    let entries: Vec<Vec<String>> = records.iter().map(entry_text::fields).collect();
+    yaml_list::add("", &entries).unwrap_or_default()
+}
+
+/// Returns the text of a file for one key of a directory.
+pub(crate) fn one_key_text(record: &KeyRecord) -> String {
+    entry_text::fields(record).join("\n") + "\n"
 }
 
 /// Finds the key with this id or name. The store does not have to be locked.

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::client::{Error, send_on};
+use super::client::{Answer, Error, send_on};
 use super::tls::crypto_provider;
 use crate::config::fault::{Fault, Faults};
 use crate::pem;
@@ -83,6 +83,25 @@ pub(super) async fn exchange<B>(
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
+    let host = request.uri().host().unwrap_or_default().to_owned();
+    let (head, body) = send(config, request).await?.into_parts();
+    let body = Limited::new(body, most).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer of {host} broke off: {error}"))?.to_bytes();
+    Ok(Response::from_parts(head, body))
+}
+
+/// Sends a request to the host of its URL, and returns the answer as soon as its head is there.
+///
+/// # Errors
+///
+/// The host can't be reached, its certificate is not accepted, or its answer is not valid HTTP.
+pub(super) async fn send<B>(
+    config: &Arc<ClientConfig>,
+    request: Request<B>,
+) -> anyhow::Result<Response<Answer>>
+where
+    B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
+{
     let (mut parts, body) = request.into_parts();
     let uri = std::mem::take(&mut parts.uri);
     let (host, authority) = (uri.host().unwrap_or_default(), uri.authority());
@@ -100,17 +119,11 @@ where
     let root = || PathAndQuery::from_static("/");
     parts.uri = Uri::from(uri.path_and_query().cloned().unwrap_or_else(root));
     let request = Request::from_parts(parts, body);
-    let response = match is_tls {
-        false => send_on(stream, request).await?,
-        true => {
-            let name = ServerName::try_from(bare.to_owned())?;
-            let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
-            let stream = stream.map_err(|error| anyhow::anyhow!("no TLS with {host}: {error}"))?;
-            send_on(stream, request).await?
-        }
-    };
-    let (head, body) = response.into_parts();
-    let body = Limited::new(body, most).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("the answer of {host} broke off: {error}"))?.to_bytes();
-    Ok(Response::from_parts(head, body))
+    if !is_tls {
+        return send_on(stream, request).await;
+    }
+    let name = ServerName::try_from(bare.to_owned())?;
+    let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
+    let stream = stream.map_err(|error| anyhow::anyhow!("no TLS with {host}: {error}"))?;
+    send_on(stream, request).await
 }

@@ -1,0 +1,70 @@
+//! Finds out what kind of model server listens at a URL, by what it answers to anybody.
+
+use http::Method;
+use serde_json::Value;
+
+use crate::config::presets::Preset;
+use crate::net::server_client::{Seen, ServerClient};
+
+/// The most characters of a server's own name that are shown.
+const LONGEST_NAME: usize = 60;
+
+/// What a server tells of itself.
+#[derive(Debug)]
+pub(super) struct ModelServer {
+    /// The preset of its kind; `None` if it tells nothing.
+    pub(super) preset: Option<Preset>,
+    /// What it calls itself: its `Server` header.
+    pub(super) name: Option<String>,
+}
+
+/// Asks a server what it is.
+///
+/// # Errors
+///
+/// It can't be reached.
+pub(super) async fn identify(client: &ServerClient) -> anyhow::Result<ModelServer> {
+    let root = client.ask(&Method::GET, "/", None).await?;
+    let name = root.server.as_deref().map(shown);
+    let known = by_root(&root);
+    let preset = match known {
+        Some(preset) => Some(preset),
+        None => by_its_paths(client).await,
+    };
+    Ok(ModelServer { preset, name })
+}
+
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect()
+}
+
+fn by_root(root: &Seen) -> Option<Preset> {
+    let server = root.server.as_deref().unwrap_or_default();
+    if server.starts_with("llama.cpp") {
+        return Some(Preset::LlamaCpp);
+    }
+    root.body.starts_with(b"Ollama is running").then_some(Preset::Ollama)
+}
+
+/// The documents by which servers are known: the path, a pointer into its JSON (RFC 6901), the beginning of the
+/// text there (empty: whatever it is), and the server.
+const DOCUMENTS: [(&str, &str, &str, Preset); 6] = [
+    ("/v2", "/name", "triton", Preset::Triton),
+    ("/get_model_info", "/model_path", "", Preset::SgLang),
+    ("/v1/models", "/data/0/owned_by", "vllm", Preset::Vllm),
+    ("/v1/models", "/data/0/owned_by", "sglang", Preset::SgLang),
+    ("/v1/models", "/data/0/owned_by", "llamacpp", Preset::LlamaCpp),
+    ("/info", "/model_id", "", Preset::Tgi),
+];
+
+async fn by_its_paths(client: &ServerClient) -> Option<Preset> {
+    for (path, pointer, beginning, preset) in DOCUMENTS {
+        let Ok(seen) = client.ask(&Method::GET, path, None).await else { continue };
+        let document: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let text = document.pointer(pointer).and_then(Value::as_str);
+        if seen.status == 200 && text.is_some_and(|text| text.starts_with(beginning)) {
+            return Some(preset);
+        }
+    }
+    None
+}

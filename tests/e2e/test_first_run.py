@@ -1,0 +1,283 @@
+"""The first commands of a new user: `init`, `run` without anything, and `audit-upstream`."""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import socket
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from gateway import binary, free_port, launch, wait_for
+from scripted import Scripted, json_answer
+
+TOOLS = pathlib.Path(sys.executable).parent
+
+
+def init(directory, *args, **options):
+    """Runs `bearward init` in a directory, without a terminal."""
+    command = [binary(), "init", *args]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, **options)
+
+
+def models(side, request):
+    """A model server that has one model and tells what it is."""
+    path = request.split()[1]
+    if path == b"/v1/models":
+        return side.sendall(json_answer('{"object": "list", "data": [{"id": "tiny", "owned_by": "vllm"}]}'))
+    side.sendall(json_answer("{}", "404 Not Found"))
+
+
+def serves(directory, upstream_port, listen, *args, scheme="http"):
+    """Runs what `init` wrote, and returns the status and body of a request with its key and of one without."""
+    done = init(directory, "--upstream", f"http://127.0.0.1:{upstream_port}", "--listen", listen, *args)
+    assert done.returncode == 0, done.stderr
+    key = done.stdout.strip()
+    assert re.fullmatch(r"bwk_\w+", key) and key not in done.stderr
+    config = directory / "bearward.yaml"
+    config.write_text(config.read_text().replace("127.0.0.1:9090", f"127.0.0.1:{free_port()}"))
+    checked = subprocess.run([binary(), "check"], cwd=directory, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0 and "warning" not in checked.stderr, checked.stderr
+    process = launch([binary(), "run"], cwd=directory, stderr=subprocess.DEVNULL)
+    try:
+        port = listen.rsplit(":", 1)[1]
+        curl = ["curl", "-sS", "-w", "\n%{http_code}"] + (["--cacert", "tls.crt"] if scheme == "https" else [])
+        url = f"{scheme}://localhost:{port}/v1/models"
+
+        def get(*args):
+            done = subprocess.run([*curl, *args, url], cwd=directory, capture_output=True, text=True, timeout=20)
+            return done.stdout.rsplit("\n", 1)[-1]
+
+        wait_for("bearward answers", lambda: get() == "401")
+        return get("-H", f"Authorization: Bearer {key}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_init_writes_runs_at_once(tmp_path):
+    with Scripted(models) as model:
+        assert serves(tmp_path, model.port, f"127.0.0.1:{free_port()}") == "200"
+    written = yaml.safe_load((tmp_path / "bearward.yaml").read_text())
+    assert written["routes"] == "vllm", "the server tells what it is"
+    assert "tls" not in written["listeners"][0]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["bearward.yaml", "keys.yaml"]
+    assert (tmp_path / "keys.yaml").stat().st_mode & 0o777 == 0o600
+    [key] = yaml.safe_load((tmp_path / "keys.yaml").read_text())["keys"]
+    assert key["permissions"] == ["read"] and key["expires_at"]
+
+
+def test_off_loopback_init_makes_a_certificate(tmp_path):
+    with Scripted(models) as model:
+        assert serves(tmp_path, model.port, f"0.0.0.0:{free_port()}", scheme="https") == "200"
+    assert (tmp_path / "tls.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["bearward.yaml", "keys.yaml"])
+def test_init_overwrites_nothing(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    done = init(tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and f"{name} exists" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_init_refuses_what_it_can_not_write_well(tmp_path):
+    for args in (
+        ["--upstream", "ftp://x"],
+        ["--listen", "8080"],
+        ["--routes", "none"],
+        ["--listen", "-a.example.com"],
+        ["--for", "systemd", "--into", "/home/somebody"],
+        ["--for", "kubernetes", "--listen", "127.0.0.1:1"],
+        ["--deployment", "model"],
+        ["--for", "kubernetes", "--deployment", "a b"],
+    ):
+        done = init(tmp_path, *args)
+        assert done.returncode in (2, 78) and done.stdout == "", (args, done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_asks_three_things_on_a_terminal(tmp_path):
+    ours, theirs = pty.openpty()
+    process = launch([binary(), "init"], cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    said = ""
+
+    def answer(question, text):
+        nonlocal said
+        while question not in said:
+            assert select.select([ours], [], [], 20)[0], said
+            said += os.read(ours, 4096).decode()
+        said = ""
+        os.write(ours, f"{text}\n".encode())
+
+    with Scripted(models) as model:
+        answer("How will bearward run", "somehow")
+        answer("How will bearward run", "here")
+        answer("The URL of the model server", f"http://127.0.0.1:{model.port}")
+        answer("Where do clients reach bearward", "")
+        key = process.stdout.read().strip()
+    assert process.wait(20) == 0 and key.startswith("bwk_")
+    os.close(ours)
+    assert yaml.safe_load((tmp_path / "bearward.yaml").read_text())["listeners"] == [{"address": "127.0.0.1:8080"}]
+
+
+def test_the_unit_and_the_files_of_a_service_belong_together(tmp_path_factory):
+    # A service can't see /tmp.
+    directory = pathlib.Path("/var/lib") / f"bearward-test-{os.getpid()}"
+    try:
+        done = init("/", "--for", "systemd", "--into", str(directory), "--listen", "0.0.0.0:443", "--upstream", "http://127.0.0.1:1")
+        if done.returncode == 1 and "Permission denied" in done.stderr:
+            pytest.skip("needs root")
+        assert done.returncode == 0, done.stderr
+        names = sorted(path.name for path in directory.iterdir())
+        assert names == ["bearward.service", "bearward.socket", "config.yaml", "keys.yaml", "tls.crt", "tls.key"]
+        unit = (directory / "bearward.service").read_text()
+        assert f"run --config {directory}/config.yaml" in unit and f"ConditionFileNotEmpty={directory}/keys.yaml" in unit
+        assert "ListenStream=0.0.0.0:443" in (directory / "bearward.socket").read_text()
+        for name in ("config.yaml", "keys.yaml", "tls.key"):
+            assert str(directory / name) in unit + (directory / "config.yaml").read_text()
+        verified = unit.replace(re.search(r"ExecStart=(\S+)", unit).group(1), "/bin/true")
+        (directory / "bearward.service").write_text(verified)
+        checked = subprocess.run(["systemd-analyze", "verify", "--man=no", str(directory / "bearward.service")], capture_output=True, text=True, timeout=60)
+        ours = [line for line in checked.stderr.splitlines() if "bearward" in line]
+        assert ours == [], checked.stderr
+        # The state's directory is made by the unit.
+        config = (directory / "config.yaml").read_text().replace("/var/lib/bearward/state", str(directory / "state"))
+        (directory / "config.yaml").write_text(config)
+        checked = subprocess.run([binary(), "check", "--config", str(directory / "config.yaml")], capture_output=True, text=True, timeout=30)
+        assert checked.returncode == 0, checked.stderr
+    finally:
+        subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+def test_the_manifests_put_bearward_into_the_pods_of_a_deployment(tmp_path):
+    done = init(tmp_path, "--for", "kubernetes", "--deployment", "llama", "--routes", "llama-cpp", "--upstream", "http://127.0.0.1:8000")
+    assert done.returncode == 0, done.stderr
+    objects = list(yaml.safe_load_all((tmp_path / "kubernetes.yaml").read_text()))
+    assert [one["kind"] for one in objects] == ["ConfigMap", "Secret", "Secret", "Secret", "Service", "NetworkPolicy"]
+    (tmp_path / "deployment.yaml").write_text("""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: llama}
+spec:
+  selector: {matchLabels: {app: llama}}
+  template:
+    metadata: {labels: {app: llama}}
+    spec:
+      containers:
+        - {name: llama, image: "ghcr.io/ggml-org/llama.cpp:server", volumeMounts: [{name: models, mountPath: /models}]}
+      volumes: [{name: models, emptyDir: {}}]
+""")
+    command = [TOOLS / "kubectl", "patch", "--local", "-f", "deployment.yaml", "--patch-file", "sidecar.patch.yaml", "-o", "yaml"]
+    patched = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert patched.returncode == 0, patched.stderr
+    (tmp_path / "patched.yaml").write_text(patched.stdout)
+    for name in ("kubernetes.yaml", "patched.yaml"):
+        checked = subprocess.run([TOOLS / "kubernetes-validate", "--strict", tmp_path / name], capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    pod = yaml.safe_load(patched.stdout)["spec"]["template"]
+    [sidecar] = pod["spec"]["initContainers"]
+    version = subprocess.run([binary(), "version"], capture_output=True, text=True).stdout.split()[1]
+    assert sidecar["image"] == f"bearward:{version}" and sidecar["securityContext"]["runAsNonRoot"]
+    assert pod["metadata"]["labels"] == {"app": "llama", "bearward": "llama"}
+    assert {volume["name"] for volume in pod["spec"]["volumes"]} >= {mount["name"] for mount in sidecar["volumeMounts"]} | {"models"}
+    # It is the sidecar that the repository has for operators.
+    deployment = yaml.safe_load((pathlib.Path(__file__).parents[2] / "deploy/kubernetes/sidecar/deployment.yaml").read_text())
+    [known] = deployment["spec"]["template"]["spec"]["initContainers"]
+    assert {**sidecar, "image": "", "securityContext": ""} == {**known, "image": "", "securityContext": ""}
+    # What is mounted is a configuration that holds, with its key, token and certificate.
+    by_name = {one["metadata"]["name"]: one for one in objects}
+    mounts = {mount["name"]: mount["mountPath"] for mount in sidecar["volumeMounts"]}
+    config = by_name["bearward"] if by_name["bearward"]["kind"] == "ConfigMap" else objects[0]
+    text = objects[0]["data"]["config.yaml"]
+    assert config and "routes: llama-cpp" in text
+    for name in ("keys", "tls", "admin"):
+        (tmp_path / name).mkdir()
+        for file, content in by_name[f"bearward-{name}"]["stringData"].items():
+            (tmp_path / name / file).write_text(content)
+        text = text.replace(mounts[name], str(tmp_path / name))
+    text = text.replace("/var/lib/bearward/state", str(tmp_path / "state"))
+    (tmp_path / "bearward.yaml").write_text(text)
+    checked = subprocess.run([binary(), "check"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+    verified = subprocess.run([binary(), "keys", "verify", "--keys", tmp_path / "keys"], input=done.stdout, capture_output=True, text=True, timeout=30)
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_without_a_configuration_the_commands_are_named_that_help(tmp_path, command):
+    environment = {name: value for name, value in os.environ.items() if name != "BEARWARD_CONFIG"}
+    done = subprocess.run([binary(), command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 78
+    for typed in ("bearward init", "bearward demo", "--config FILE", "bearward run --upstream"):
+        assert typed in done.stderr
+
+
+def audit(url, *args):
+    """Exit code and outcome of an audit."""
+    done = subprocess.run([binary(), "audit-upstream", url, "--json", *args], capture_output=True, text=True, timeout=60)
+    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def vllm(key):
+    """A script that guards what vLLM's own key guards."""
+    def script(side, request):
+        method, path = request.split()[:2]
+        text = request.decode().lower()
+        is_guarded = path.startswith((b"/v1", b"/v2", b"/inference", b"/cohere"))
+        if key and is_guarded and f"authorization: bearer {key}" not in text:
+            return side.sendall(json_answer('{"error":"Unauthorized"}', "401 Unauthorized"))
+        if path == b"/v1/models":
+            return models(side, request)
+        known = {b"/pause": b"POST", b"/v1/chat/completions": b"POST", b"/invocations": b"POST", b"/metrics": b"GET"}
+        status = "404 Not Found" if path not in known else "200 OK" if known[path] == method == b"GET" else "400 Bad Request" if known[path] == method else "405 Method Not Allowed"
+        side.sendall(json_answer("{}", status))
+
+    return script
+
+
+def verdicts(outcome):
+    return {answer["path"]: answer["verdict"] for answer in outcome["answers"]}
+
+
+def test_an_audit_finds_what_a_servers_own_key_leaves_open():
+    with Scripted(vllm("secret")) as server:
+        code, outcome = audit(f"http://127.0.0.1:{server.port}", "--routes", "vllm")
+        found = verdicts(outcome)
+        assert found["/v1/chat/completions"] == found["/v1/models"] == "guarded"
+        assert found["/pause"] == found["/invocations"] == found["/metrics"] == "open"
+        assert found["/is_sleeping"] == "absent"
+        # On loopback, only processes of this machine go around bearward.
+        assert code == 0 and outcome["is_safe"] and not outcome["is_exposed"]
+        # Nothing that operates the server was asked by its own method, and nothing had a body that can be acted on.
+        for request in server.requests:
+            assert not request.startswith((b"POST /pause", b"DELETE")), request
+            assert request.split(b"\r\n\r\n", 1)[1] in (b"", b"{")
+
+
+def test_an_audit_of_a_server_on_all_addresses_fails():
+    script = vllm(None)
+    with Scripted(script) as server:
+        exposed = socket.create_server(("0.0.0.0", 0))
+        server.listener.close()
+        server.listener, server.port = exposed, exposed.getsockname()[1]
+        import threading
+        threading.Thread(target=server.accept, daemon=True).start()
+        code, outcome = audit(f"http://127.0.0.1:{server.port}")
+        assert code == 1 and outcome["is_exposed"] and outcome["routes"] == "vllm" and outcome["guarded"] == 0
+        assert f"0.0.0.0:{server.port}" in outcome["reach"]
+        printed = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, timeout=60)
+        assert "it asks for no key at all" in printed.stdout and "--host 127.0.0.1" in printed.stdout
+
+
+def test_an_audit_says_why_it_can_not_ask():
+    code, error = audit(f"http://127.0.0.1:{free_port()}")
+    assert code == 1 and "refused" in error
+    for url in ("unix:/run/x.sock", "ftp://x", "http://"):
+        assert audit(url)[0] == 2, url
