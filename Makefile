@@ -1,12 +1,13 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
-.PHONY: demo test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
-.PHONY: package test-package static test-static
+.PHONY: demo recording test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
+.PHONY: package test-package static test-static wheel version sbom features
 .PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 CARGO_DEB_VERSION := 3.8.0
+CARGO_CYCLONEDX_VERSION := 0.5.9
 HOST = $(shell rustc --print host-tuple)
 # Envoy's messages. The package has old ones of OpenTelemetry as well, so it has a directory of its own.
 XDS_PROTOS_VERSION := 1.85.0
@@ -23,15 +24,18 @@ help: ## List all targets
 
 demo: ## Show the main features with an embedded model server: TLS, keys, permissions, limits, streams
 	@echo "building bearward (a few minutes the first time) …"
-	@$(CARGO) build --profile e2e --quiet
-	@exec target/e2e/bearward demo
+	@$(CARGO) build --locked --profile demo --no-default-features --quiet
+	@exec target/demo/bearward demo
 
-test: check unit e2e ## All tests, as in CI
+test: check features unit e2e ## All tests, as in CI
 
 check: $(TOOLS)/bin/cargo-deny ## Format, lints, licences and sources
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
+
+features: ## Lints with no optional feature; `check` has them with all
+	$(CARGO) clippy --no-default-features -- -D warnings
 
 audit: $(TOOLS)/bin/cargo-deny ## Known vulnerabilities of dependencies; needs the advisory database from the network
 	$(TOOLS)/bin/cargo-deny check advisories
@@ -71,6 +75,10 @@ $(NODE)/.ready: tests/e2e/package.json
 	@mkdir -p $(NODE) && cp tests/e2e/package.json $(NODE)/
 	@npm install --prefix $(NODE) --silent --no-audit --no-fund
 	@touch $@
+
+recording: e2e-setup ## Record the demo anew for README: docs/demo.cast and docs/demo.svg
+	$(CARGO) build --profile e2e
+	BEARWARD=target/e2e/bearward $(VENV)/bin/python tests/e2e/record_demo.py
 
 measure: e2e-setup ## Long measurements: latency of streams, 2 GiB both ways, accuracy of limits, changes under load
 	$(CARGO) build --profile e2e
@@ -128,6 +136,17 @@ release: bench-tools ## Build the release binary, target/profiled/bearward, with
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py
 
+target/profiled/bearward-static: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
+	@$(MAKE) --no-print-directory bench-tools
+	@rustup component add llvm-tools 2>/dev/null || true
+	CARGO=$(CARGO) python3 bench/profile.py --static
+
+wheel: $(VENV)/bin/python $(if $(BINARY),,target/profiled/bearward-static) ## A wheel for pip in dist/, with the static release; BINARY=target/… packs that one
+	deploy/python/build.sh $(or $(BINARY),target/profiled/bearward-static) $(VENV)/bin/python dist
+
+$(VENV)/bin/python:
+	@python3 -m venv $(VENV) || (apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
+
 package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward packages that one
 	$(if $(BINARY),,$(CARGO) build --release)
 	@rm -rf target/package/stage && mkdir -p target/package/stage/units && cp deploy/systemd/bearward.service target/package/stage/units
@@ -143,6 +162,17 @@ $(TOOLS)/bin/cargo-deb:
 test-package: package ## Install the package in a separate system, run it with its unit, and purge it; needs root
 	@for tool in debootstrap strace; do command -v $$tool >/dev/null || exec sh -c 'apt-get update && apt-get install -y debootstrap strace'; done
 	python3 tests/e2e/package.py target/package/bearward.deb
+
+version: ## The version, which Cargo.toml alone has
+	@sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1
+
+sbom: $(TOOLS)/bin/cargo-cyclonedx ## A list of all that is in the program, as CycloneDX: target/bearward.cdx.json
+	$(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --override-filename bearward.cdx --quiet
+	@mkdir -p target && mv bearward.cdx.json target/
+
+$(TOOLS)/bin/cargo-cyclonedx:
+	@echo "installing cargo-cyclonedx $(CARGO_CYCLONEDX_VERSION) (once, two minutes) …"
+	$(CARGO) install cargo-cyclonedx --version $(CARGO_CYCLONEDX_VERSION) --locked --quiet --root $(TOOLS)
 
 static: ## A static binary for a container FROM scratch: target/static/…/release/bearward
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --release --target $(HOST) --target-dir target/static

@@ -4,7 +4,11 @@ An instrumented binary serves each of the bench's loads for some seconds. The re
 with its profile: branches taken, hot and cold code, and the order in which functions ran first, so
 that a process touches few pages of the binary. That needs two builds and rustup's `llvm-tools`.
 Without `llvm-tools`, the result is an ordinary release build, and a message says so.
+
+With `--static`, the binary needs no other file: for containers FROM scratch, and for wheels.
 """
+
+import argparse
 
 import functools
 import os
@@ -19,7 +23,8 @@ from subjects import ROOT, Bearward, Origin
 
 WORK = ROOT / "target/profile"
 PROFILES = WORK / "profiles"
-OUT = ROOT / "target/profiled/bearward"
+OUT = ROOT / "target/profiled"
+STATIC = "-Ctarget-feature=+crt-static"
 SECONDS = 2
 LOADS = {
     "GET": loads.get,
@@ -44,12 +49,16 @@ def tool():
     return next(pathlib.Path(sysroot).glob("lib/rustlib/*/bin/llvm-profdata"), None)
 
 
-def build(flags, target):
+def build(flags, target, is_static):
+    # With a target of its own, the flags don't apply to build scripts and macros, which can't be static.
+    host = subprocess.run(["rustc", "--print", "host-tuple"], capture_output=True, text=True, check=True).stdout.strip()
+    of_target = ["--target", host] if is_static else []
+    flags = f"{STATIC} {flags}".strip() if is_static else flags
     # The caller's environment, except for RUSTFLAGS, which must be the same for all crates.
     environment = {**os.environ, "RUSTFLAGS": flags} if flags else os.environ
-    command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--target-dir", target]
+    command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--target-dir", target, *of_target]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return target / "release/bearward"
+    return target / (host if is_static else "") / "release/bearward"
 
 
 def ordering(order):
@@ -91,13 +100,17 @@ def train_on(all_loads, **options):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--static", action="store_true", help="a binary that needs no other file")
+    is_static = parser.parse_args().static
     profdata = tool()
     if profdata is None:
         print("no llvm-profdata (`rustup component add llvm-tools`): an ordinary release build", file=sys.stderr)
-        binary = build("", ROOT / "target")
+        binary = build("", ROOT / "target", is_static)
     else:
         print("building the instrumented binary (some minutes) …", file=sys.stderr)
-        instrumented = build(f"-Cprofile-generate={PROFILES} -Cllvm-args=-pgo-temporal-instrumentation", WORK)
+        flags = f"-Cprofile-generate={PROFILES} -Cllvm-args=-pgo-temporal-instrumentation"
+        instrumented = build(flags, WORK, is_static)
         print("collecting the profile:", file=sys.stderr)
         train(instrumented)
         merged = WORK / "merged.profdata"
@@ -105,10 +118,11 @@ def main():
         order = WORK / "order"
         subprocess.run([profdata, "order", merged, "-o", order], check=True)
         print("building the release (some minutes) …", file=sys.stderr)
-        binary = build(f"-Cprofile-use={merged} {ordering(order)}".strip(), WORK)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(binary, OUT)
-    print(OUT.relative_to(ROOT))
+        binary = build(f"-Cprofile-use={merged} {ordering(order)}".strip(), WORK, is_static)
+    OUT.mkdir(parents=True, exist_ok=True)
+    out = OUT / ("bearward-static" if is_static else "bearward")
+    shutil.copy2(binary, out)
+    print(out.relative_to(ROOT))
 
 
 if __name__ == "__main__":
