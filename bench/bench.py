@@ -19,9 +19,10 @@ from functools import partial
 
 import loads
 import report
+from peers import ENVOY, Envoy
 from ratios import ratio
 from report import BATCHING
-from subjects import ENVOY, ROOT, BatchingHaProxy, Bearward, Envoy, HaProxy, Nginx, Origin
+from subjects import ROOT, BatchingHaProxy, Bearward, HaProxy, Nginx, Origin
 
 CLOSE = '"close"'
 
