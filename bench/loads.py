@@ -12,11 +12,11 @@ from subjects import BIG, KEYS, ROOT, key
 
 CONNECTIONS = 64
 # A POST of 1 KiB.
-POST = {"method": "POST", "path": "/v1/chat/completions", "body": 'string.rep("x", 1024)'}
+POST = {"method": "POST", "path": "/v1/chat/post", "body": 'string.rep("x", 1024)'}
 # A chat request of 1 KiB, whose answer reports its usage.
 CHAT = {
     "method": "POST",
-    "path": "/v1/chat/usage",
+    "path": "/v1/chat/completions",
     "body": """'{"model":"tiny","max_tokens":16,"messages":[{"role":"user","content":"' .. string.rep("word ", 190) .. '"}]}'""",
 }
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
@@ -66,7 +66,8 @@ class Wrk:
         self.script.write(WRK % (asks | {"tokens": subject.origin.tokens, "keys": keys}))
         self.script.flush()
         url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", self.script.name, url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency"]
+        command += ["-s", self.script.name, url]
         self.process = Process(command, cores, stdout=subprocess.PIPE)
 
     def outcome(self):
@@ -146,20 +147,20 @@ def big(subject, origin, cores, seconds):
 def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS, command="read"):
     """Lines printed by a reader of event streams (bench/events.py); `command`: read or chat."""
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-    program, url = str(ROOT / "bench/events.py"), f"{url}/v1/models/events"
+    program, url = str(ROOT / "bench/events.py"), f"{url}{subject.STREAM_PATH}"
     reader = ["python3", program, command, url, str(streams), str(seconds), key(7)]
     with Process(reader, cores, stdout=subprocess.PIPE) as process:
         yield iter(process.child.stdout.readline, b"")
 
 
-def events(subject, origin, cores, seconds, tls=False, command="read"):
-    """CPU per event of 64 streams with 100 events per second each."""
-    with event_reader(subject, cores, seconds, tls, command=command) as lines:
+def events(subject, origin, cores, seconds, tls=False, streams=CONNECTIONS, command="read"):
+    """CPU per event of `streams` with 100 events per second each."""
+    with event_reader(subject, cores, seconds, tls, streams, command) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         cpu = subject.process.cpu_seconds()
         count, size = map(int, next(lines).split())
         used = subject.process.cpu_seconds() - cpu
-    expected = CONNECTIONS * 100 * seconds
+    expected = streams * 100 * seconds
     wrong = None if 0.9 * expected < count < 1.1 * expected else f"{count} events, not {expected:.0f}"
     return {"cpu": used / max(1, count) * 1e6, "rate": count / seconds, "wrong": wrong}
 

@@ -6,9 +6,12 @@ bearward also checks the key's permission for the route, and enforces two limits
 requests in flight where the others enforce one limit.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
+import shutil
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -18,7 +21,12 @@ from processes import Process, free_port, is_listening, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEYS = 1000
-USED = '{"choices":[{"message":{"content":"a few words"}}],"usage":{"prompt_tokens":190,"completion_tokens":16,"total_tokens":206}}'
+# Answer to a chat request. `$` names a variable of nginx.
+CHAT_ANSWER = (
+    '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"tiny","choices":[{"index":0,'
+    '"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}],'
+    '"usage":{"prompt_tokens":190,"completion_tokens":16,"total_tokens":206}}'
+)
 BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
@@ -77,7 +85,8 @@ http {{
     listen 127.0.0.1:{self.port} backlog=4096; listen unix:{self.socket}; root {self.directory};
     location / {{ return 200 '{ANSWER}'; }}
     location = /v1/models/credential {{ return 200 'credential:$http_authorization'; }}
-    location = /v1/chat/usage {{ return 200 '{USED}'; }}
+    location = /v1/chat/completions {{ return 200 '{CHAT_ANSWER % "a few words"}'; }}
+    location = /credential/chat/completions {{ return 200 '{CHAT_ANSWER % "credential:$http_authorization"}'; }}
     location = /v1/models/big {{ alias {self.directory}/big; }}
     location = /status {{ stub_status; }}
   }}
@@ -98,44 +107,88 @@ http {{
 
 
 class Subject:
-    """A proxy in front of the origin: `port` without TLS, `tls_port` with it."""
+    """A proxy in front of the origin: `port` without TLS, `tls_port` with it (or None)."""
+
+    # The request of the check, and the answer if the credential does not reach the origin.
+    CHECK = ("/v1/models/credential", None, "credential:")
+    # Path of a chat request that opens a stream.
+    STREAM_PATH = "/v1/models/events"
+    HAS_TLS = True
+    # Parts of the work that this server does not do.
+    LACKS = ""
+    # Whether it may be too slow for a load. Its round is then left out.
+    MAY_FALL_BEHIND = False
 
     def __init__(self, name, directory, origin, workers, cores):
         self.name, self.origin, self.workers = name, origin, workers
         self.directory = directory / f"{name}-{workers}"
         self.directory.mkdir()
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = free_port(), free_port() if self.HAS_TLS else None
         make_certificate(self.directory)
         log = open(self.directory / "stderr", "wb")
-        self.process = Process(self.command(), cores, stderr=log)
-        wait_for(f"{name} listens", self.is_up)
-        self.must_do_the_work()
+        self.process = Process(self.command(), cores, stderr=log, environment=self.environment())
+        try:
+            wait_for(f"{name} listens", self.is_up)
+            self.must_do_the_work()
+        except BaseException:
+            self.end()
+            raise
+
+    @staticmethod
+    def missing():
+        """What is not installed, or None."""
+
+    def environment(self):
+        return {}
 
     def is_up(self):
         if self.process.child.poll() is not None:
             raise SystemExit(f"{self.name} has ended: {(self.directory / 'stderr').read_text()}")
-        return is_listening(self.port) and is_listening(self.tls_port)
+        return is_listening(self.port) and (not self.tls_port or is_listening(self.tls_port))
 
-    def status(self, path, credential):
-        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
-        if credential:
+    def urls(self):
+        yield f"http://127.0.0.1:{self.port}"
+        if self.tls_port:
+            yield f"https://127.0.0.1:{self.tls_port}"
+
+    @staticmethod
+    def opened(url, credential, body=None):
+        asked = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+        if credential is not None:
             asked.add_header("Authorization", f"Bearer {credential}")
+        return urllib.request.urlopen(asked, timeout=30, context=ssl._create_unverified_context())
+
+    def status(self, url, credential):
+        path, body, _ = self.CHECK
         try:
-            answer = urllib.request.urlopen(asked, timeout=30)
-            return answer.status, answer.read().decode()
+            with self.opened(url + path, credential, body) as answer:
+                return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, ""
 
     def must_do_the_work(self):
-        """Fails unless the subject accepts a good key, removes it, and refuses all others."""
-        seen = {
-            "a good key": self.status("/v1/models/credential", key(KEYS - 1)) == (200, "credential:"),
-            "a bad key": self.status("/v1/models/credential", "sk-other")[0] == 401,
-            "no key": self.status("/v1/models/credential", None)[0] == 401,
-        }
-        wrong = [case for case, is_right in seen.items() if not is_right]
+        """Fails unless the subject accepts a good key, removes it, and refuses all others itself."""
+        good = key(KEYS - 1)
+        altered = good[:-1] + ("x" if good[-1] != "x" else "y")
+        wrong_keys = {"another key": "sk-other", "an altered key": altered, "a part of a key": good[:-1], "no key": None}
+        wrong = []
+        for url in self.urls():
+            status, answer = self.status(url, good)
+            if status != 200 or good in answer or self.CHECK[2] not in answer:
+                wrong.append(f"a good key: {status} {answer}")
+            before = self.origin.requests()
+            statuses = {case: self.status(url, wrong_key)[0] for case, wrong_key in wrong_keys.items()}
+            wrong += [f"{case}: {status}" for case, status in statuses.items() if status != 401]
+            # The second request for the count counts as well.
+            if self.origin.requests() != before + 1:
+                wrong.append("the origin saw a request that was refused")
         if wrong:
             raise SystemExit(f"{self.name} does not do the work: {', '.join(wrong)}; see {self.directory}")
+
+    @contextlib.contextmanager
+    def measured(self):
+        """Around each load of this subject."""
+        yield
 
     def end(self):
         self.process.end()
@@ -182,6 +235,10 @@ http {{
 
 class HaProxy(Subject):
     DELAY = "option http-no-delay"
+
+    @staticmethod
+    def missing():
+        return None if shutil.which("haproxy") else "haproxy"
 
     def command(self):
         pairs = "".join(f"{key(number)} key_{number:04}\n" for number in range(KEYS))
