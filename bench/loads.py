@@ -45,6 +45,11 @@ def micros(text):
     return float(number) * UNITS[unit]
 
 
+def over_openssl(subject):
+    """Environment of a load that offers one cipher suite."""
+    return {"OPENSSL_CONF": str(subject.origin.openssl)}
+
+
 class Wrk:
     """wrk for `seconds`: HTTP/1.1 at full speed."""
 
@@ -68,7 +73,7 @@ class Wrk:
         url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency"]
         command += ["-s", self.script.name, url]
-        self.process = Process(command, cores, stdout=subprocess.PIPE)
+        self.process = Process(command, cores, stdout=subprocess.PIPE, environment=over_openssl(subject))
 
     def outcome(self):
         text = self.process.child.communicate(timeout=300)[0].decode()
@@ -89,10 +94,11 @@ class Wrk:
 class H2load:
     """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS."""
 
-    def __init__(self, port, cores, seconds):
+    def __init__(self, subject, cores, seconds):
         self.seconds = seconds
         command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}", "-c8", "-m8", f"-D{seconds}"]
-        self.process = Process([*command, f"https://127.0.0.1:{port}/v1/models"], cores, stdout=subprocess.PIPE)
+        command.append(f"https://127.0.0.1:{subject.tls_port}/v1/models")
+        self.process = Process(command, cores, stdout=subprocess.PIPE, environment=over_openssl(subject))
 
     def outcome(self):
         text = self.process.child.communicate(timeout=300)[0].decode()
@@ -131,7 +137,7 @@ def get(subject, origin, cores, seconds, **options):
 
 
 def http2(subject, origin, cores, seconds):
-    return counted(subject, origin, H2load(subject.tls_port, cores, seconds), seconds)
+    return counted(subject, origin, H2load(subject, cores, seconds), seconds)
 
 
 def big(subject, origin, cores, seconds):
@@ -149,7 +155,7 @@ def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS, comman
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
     program, url = str(ROOT / "bench/events.py"), f"{url}{subject.STREAM_PATH}"
     reader = ["python3", program, command, url, str(streams), str(seconds), key(7)]
-    with Process(reader, cores, stdout=subprocess.PIPE) as process:
+    with Process(reader, cores, stdout=subprocess.PIPE, environment=over_openssl(subject)) as process:
         yield iter(process.child.stdout.readline, b"")
 
 

@@ -31,7 +31,7 @@ BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
 
-# bearward's order of preference, so that all servers use the same suite.
+# The first is what bearward prefers, and all that the loads offer, so that all servers use the same suite.
 SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -73,6 +73,12 @@ class Origin:
         self.port, self.events_port = free_port(), free_port()
         self.socket = self.directory / "origin.sock"
         (self.directory / "big").write_bytes(bytes(BIG))
+        # For loads that use OpenSSL. Envoy chooses the suite by itself.
+        self.openssl = self.directory / "openssl.cnf"
+        self.openssl.write_text(
+            "openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = suites\n"
+            f"[suites]\nCiphersuites = {SUITES.split(':')[0]}\n"
+        )
         self.tokens = self.directory / "tokens"
         self.tokens.write_text("".join(f"{key(number)}\n" for number in range(KEYS)))
         (self.directory / "nginx.conf").write_text(f"""
