@@ -158,7 +158,7 @@ test-static: e2e-setup ## Test the image's static binary in a directory without 
 	BEARWARD_STATIC=target/static/$(HOST)/e2e/bearward BEARWARD=target/static/$(HOST)/e2e/bearward \
 		$(VENV)/bin/python -m pytest -q tests/e2e/test_static.py
 
-bench: bench-setup bench-peers ## Ratios to PEERS=nginx,haproxy,envoy,caddy in MINUTES=10; PEERS=all adds LiteLLM (750 MB, MINUTES=75); SCENARIOS=plain,tls selects
+bench: bench-setup bench-peers ## Ratios to PEERS=nginx,haproxy,envoy,caddy in MINUTES=10; PEERS=all adds LiteLLM (750 MB, MINUTES=60); SCENARIOS=plain,tls selects
 	python3 bench/bench.py --minutes $(or $(MINUTES),10) --peers "$(PEERS)" --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
 
 bench-instructions: bench-setup ## Instructions in user space per request, for bearward, nginx and HAProxy, by callgrind

@@ -112,7 +112,7 @@ class Caddy(Subject):
 
     def environment(self):
         # As many threads as the others have workers. A quarter of the garbage collections for more memory: Go's
-        # guide to its collector calls this the main setting, and it saves some 10% of a request's CPU time.
+        # guide to its collector calls this the main setting, and it saves 5 to 10% of a request's CPU time.
         limits = {"GOMAXPROCS": str(self.workers), "GOGC": "400"}
         return limits | {name: str(self.directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
 
