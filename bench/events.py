@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 # A chat request that declares its model and its output.
-CHAT = b'{"model":"tiny","stream":true,"max_tokens":100000,"messages":[{"role":"user","content":"hi"}]}'
+CHAT = b'{"model":"tiny-events","stream":true,"max_tokens":100000,"messages":[{"role":"user","content":"hi"}]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Each stream gets an event every 10 ms, a tenth of the streams in each millisecond.
 TICKS_PER_EVENT = 10

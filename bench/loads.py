@@ -12,11 +12,11 @@ from subjects import BIG, KEYS, ROOT, key
 
 CONNECTIONS = 64
 # A POST of 1 KiB.
-POST = {"method": "POST", "path": "/v1/chat/completions", "body": 'string.rep("x", 1024)'}
+POST = {"method": "POST", "path": "/v1/chat/post", "body": 'string.rep("x", 1024)'}
 # A chat request of 1 KiB, whose answer reports its usage.
 CHAT = {
     "method": "POST",
-    "path": "/v1/chat/usage",
+    "path": "/v1/chat/completions",
     "body": """'{"model":"tiny","max_tokens":16,"messages":[{"role":"user","content":"' .. string.rep("word ", 190) .. '"}]}'""",
 }
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
@@ -45,6 +45,11 @@ def micros(text):
     return float(number) * UNITS[unit]
 
 
+def over_openssl(subject):
+    """Environment of a load that offers one cipher suite."""
+    return {"OPENSSL_CONF": str(subject.origin.openssl)}
+
+
 class Wrk:
     """wrk for `seconds`: HTTP/1.1 at full speed."""
 
@@ -66,8 +71,9 @@ class Wrk:
         self.script.write(WRK % (asks | {"tokens": subject.origin.tokens, "keys": keys}))
         self.script.flush()
         url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", self.script.name, url]
-        self.process = Process(command, cores, stdout=subprocess.PIPE)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "--latency"]
+        command += ["-s", self.script.name, url]
+        self.process = Process(command, cores, stdout=subprocess.PIPE, environment=over_openssl(subject))
 
     def outcome(self):
         text = self.process.child.communicate(timeout=300)[0].decode()
@@ -88,10 +94,11 @@ class Wrk:
 class H2load:
     """h2load for `seconds`: 64 requests in flight on 8 connections, over TLS."""
 
-    def __init__(self, port, cores, seconds):
+    def __init__(self, subject, cores, seconds):
         self.seconds = seconds
         command = ["h2load", "-t1", "-H", f"Authorization: Bearer {key(7)}", "-c8", "-m8", f"-D{seconds}"]
-        self.process = Process([*command, f"https://127.0.0.1:{port}/v1/models"], cores, stdout=subprocess.PIPE)
+        command.append(f"https://127.0.0.1:{subject.tls_port}/v1/models")
+        self.process = Process(command, cores, stdout=subprocess.PIPE, environment=over_openssl(subject))
 
     def outcome(self):
         text = self.process.child.communicate(timeout=300)[0].decode()
@@ -130,7 +137,7 @@ def get(subject, origin, cores, seconds, **options):
 
 
 def http2(subject, origin, cores, seconds):
-    return counted(subject, origin, H2load(subject.tls_port, cores, seconds), seconds)
+    return counted(subject, origin, H2load(subject, cores, seconds), seconds)
 
 
 def big(subject, origin, cores, seconds):
@@ -146,20 +153,20 @@ def big(subject, origin, cores, seconds):
 def event_reader(subject, cores, seconds, tls=False, streams=CONNECTIONS, command="read"):
     """Lines printed by a reader of event streams (bench/events.py); `command`: read or chat."""
     url = f"https://127.0.0.1:{subject.tls_port}" if tls else f"http://127.0.0.1:{subject.port}"
-    program, url = str(ROOT / "bench/events.py"), f"{url}/v1/models/events"
+    program, url = str(ROOT / "bench/events.py"), f"{url}{subject.STREAM_PATH}"
     reader = ["python3", program, command, url, str(streams), str(seconds), key(7)]
-    with Process(reader, cores, stdout=subprocess.PIPE) as process:
+    with Process(reader, cores, stdout=subprocess.PIPE, environment=over_openssl(subject)) as process:
         yield iter(process.child.stdout.readline, b"")
 
 
-def events(subject, origin, cores, seconds, tls=False, command="read"):
-    """CPU per event of 64 streams with 100 events per second each."""
-    with event_reader(subject, cores, seconds, tls, command=command) as lines:
+def events(subject, origin, cores, seconds, tls=False, streams=CONNECTIONS, command="read"):
+    """CPU per event of `streams` with 100 events per second each."""
+    with event_reader(subject, cores, seconds, tls, streams, command) as lines:
         assert next(lines) == b"begun\n" and next(lines) == b"window\n"
         cpu = subject.process.cpu_seconds()
         count, size = map(int, next(lines).split())
         used = subject.process.cpu_seconds() - cpu
-    expected = CONNECTIONS * 100 * seconds
+    expected = streams * 100 * seconds
     wrong = None if 0.9 * expected < count < 1.1 * expected else f"{count} events, not {expected:.0f}"
     return {"cpu": used / max(1, count) * 1e6, "rate": count / seconds, "wrong": wrong}
 

