@@ -69,6 +69,9 @@ def script(name):
             continue
         for command, output in commands(text) if block["language"] == "console" else [(text, None)]:
             command = re.sub(r"^(.*bearward run.*) &( .*)?$", lambda found: started(found[1]), command, flags=re.M)
+            if "bearward init" in command:
+                # What is written has the default port of the admin listener, too.
+                command += "; sed -i 's/127.0.0.1:90''90/127.0.0.1:9090/' bearward.yaml"
             lines.append(command)
             if output is not None:
                 lines[-1] = f"{{ {command}\n}} > output.{len(expected)} 2>&1 || true"
@@ -135,3 +138,14 @@ def test_yaml_blocks_are_yaml(name):
 def test_the_documented_sidecar_is_the_deployed_one():
     shown = next(block["text"] for block in blocks("README.md") if block["text"].startswith("initContainers:"))
     assert shown.strip() in textwrap.dedent((ROOT / "deploy/kubernetes/sidecar/deployment.yaml").read_text()).replace("\n      ", "\n")
+
+
+def test_the_index_of_the_documentation_has_each_page_and_each_page_says_what_it_is_for():
+    pages = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md")
+    assert len(pages) > 10
+    listed = re.findall(r"^\| \[([\w-]+\.md)\]\((.*?)\) \| (.+) \|$", (ROOT / "docs/README.md").read_text(), re.M)
+    assert sorted(name for name, _, _ in listed) == pages and all(name == link for name, link, _ in listed)
+    for page in pages:
+        text = re.sub(r"<!--.*?-->", "", (ROOT / "docs" / page).read_text(), flags=re.S)
+        title, first = [part for part in text.split("\n\n") if part.strip()][:2]
+        assert title.startswith("# ") and re.match(r"[A-Z`]", first.strip()), (page, first)
