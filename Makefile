@@ -1,6 +1,6 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo recording test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
-.PHONY: package test-package static test-static wheel version sbom features
+.PHONY: package test-package static test-static wheel test-wheel version sbom features
 .PHONY: release bench bench-tools bench-setup bench-peers bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
@@ -148,6 +148,10 @@ target/profiled/bearward-static: Cargo.toml Cargo.lock bench/profile.py $(shell 
 
 wheel: $(VENV)/bin/python $(if $(BINARY),,target/profiled/bearward-static) ## A wheel for pip in dist/, with the static release; BINARY=target/… packs that one
 	deploy/python/build.sh $(or $(BINARY),target/profiled/bearward-static) $(VENV)/bin/python dist
+
+test-wheel: ## From the wheel in dist/ to the first answer, on a bare Debian 12; needs root
+	@command -v debootstrap >/dev/null || (apt-get update && apt-get install -y debootstrap)
+	python3 tests/e2e/bare_wheel.py $$(ls dist/bearward-$$($(MAKE) --silent version)-*.whl | head -1)
 
 $(VENV)/bin/python:
 	@python3 -m venv $(VENV) || (apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))

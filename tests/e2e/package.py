@@ -35,17 +35,19 @@ def run(*command, **more):
     return done.stdout
 
 
-def base():
-    if not BASE.exists():
+def base(system=BASE, packages="adduser"):
+    """Makes a Debian system with few packages, and without a compiler."""
+    if not system.exists():
         print("making a Debian system (once, a minute or two) …", flush=True)
-        half = BASE.with_suffix(".part")
+        half = system.with_suffix(".part")
         shutil.rmtree(half, ignore_errors=True)
-        run("debootstrap", "--variant=minbase", "--include=adduser", "bookworm", half)
-        half.rename(BASE)
+        half.parent.mkdir(parents=True, exist_ok=True)
+        run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", half)
+        half.rename(system)
 
 
 @contextlib.contextmanager
-def overlay():
+def overlay(system=BASE):
     with tempfile.TemporaryDirectory(prefix="bearward-package-") as directory:
         directory = pathlib.Path(directory)
         run("mount", "-t", "tmpfs", "tmpfs", directory)
@@ -53,7 +55,7 @@ def overlay():
             for name in ("upper", "work", "root"):
                 (directory / name).mkdir()
             root = directory / "root"
-            layers = f"lowerdir={BASE},upperdir={directory}/upper,workdir={directory}/work"
+            layers = f"lowerdir={system},upperdir={directory}/upper,workdir={directory}/work"
             run("mount", "-t", "overlay", "overlay", "-o", layers, root)
             run("mount", "-t", "proc", "proc", root / "proc")
             yield root
