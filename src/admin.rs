@@ -76,7 +76,8 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let watched = admin.clone();
     tokio::spawn(async move {
         let observers = &watched.gateway.observers;
-        watched.history.keep(|| observers.sums(), || observers.token_sums()).await;
+        let keys = &observers.key_histories;
+        watched.history.keep(|| observers.sums(), || observers.token_sums(), keys).await;
     });
     if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
