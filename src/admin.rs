@@ -76,7 +76,8 @@ pub(crate) async fn serve(bound: Bound, admin: Admin) {
     let watched = admin.clone();
     tokio::spawn(async move {
         let observers = &watched.gateway.observers;
-        watched.history.keep(|| observers.sums(), || observers.token_sums()).await;
+        let keys = &observers.key_histories;
+        watched.history.keep(|| observers.sums(), || observers.token_sums(), keys).await;
     });
     if let Err(error) = accept_all(bound, admin).await {
         tracing::error!(listener = %local, %error, "the admin listener ended");
@@ -194,7 +195,8 @@ impl Visitor {
             };
             refused_at_admin(self.admin.gateway.observers.logs(), denial, is_known, subject);
         }
-        let is_page = matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page));
+        let is_page =
+            matches!(AdminPath::find(parts.uri.path()), Some(AdminPath::Page | AdminPath::KeyPage(_)));
         let mut response = answer.unwrap_or_else(|denial| denial.into_http().map(whole));
         if is_page && response.status() == StatusCode::UNAUTHORIZED {
             // This header makes a browser ask its user for the credential.
@@ -247,11 +249,8 @@ impl Visitor {
         };
         match path {
             AdminPath::Probe(_) => Err(Denial::other_methods(path.methods())),
-            AdminPath::Page => {
-                let keys = keys::Page::asked(parts.uri.query())?;
-                let is_zipped = page::takes_gzip(&parts.headers);
-                self.aside(move |admin| page::show(admin, keys, is_zipped)).await
-            }
+            AdminPath::Page => self.page(None, parts).await,
+            AdminPath::KeyPage(id) => self.page(Some(id), parts).await,
             AdminPath::Metrics => {
                 let text = self.aside(|admin| Ok(scrape::encoded(admin))).await?;
                 Ok(typed(text, metrics::CONTENT_TYPE))
@@ -259,6 +258,7 @@ impl Visitor {
             AdminPath::OpenApi => Ok(typed(openapi(), "application/json")),
             AdminPath::Status => self.aside(|admin| Ok(data(&status::status(admin)))).await,
             AdminPath::Refusals => Ok(data(&status::refusals(&self.admin))),
+            AdminPath::RefusalKinds => Ok(data(&status::refusal_kinds(&self.admin))),
             AdminPath::Usage => self.usage(parts.uri.query()).await,
             AdminPath::Events => events::stream(self.admin.clone()),
             AdminPath::Reload => {
@@ -267,6 +267,7 @@ impl Visitor {
             }
             AdminPath::Keys if is_look => self.keys(parts.uri.query()).await,
             AdminPath::Key(id) if is_look => self.aside(move |admin| keys::show(admin, &id)).await,
+            AdminPath::Trend(id) => self.aside(move |admin| keys::show_trend(admin, &id)).await,
             AdminPath::Keys => change(String::new()).create(body, &parts.headers).await,
             AdminPath::Key(id) => change(id).delete().await,
             AdminPath::Rotate(id) => change(id).rotate(body, &parts.headers).await,
@@ -289,6 +290,16 @@ impl Visitor {
                 Ok(typed(format!("{readiness}\n"), "application/json"))
             }
         }
+    }
+
+    /// Returns the page of a key, or the status page.
+    async fn page(&self, key_id: Option<String>, parts: &Parts) -> Result<Response<AdminBody>, Denial> {
+        let is_zipped = page::takes_gzip(&parts.headers);
+        if let Some(id) = key_id {
+            return self.aside(move |admin| page::show_key(admin, &id, is_zipped)).await;
+        }
+        let keys = keys::Page::asked(parts.uri.query())?;
+        self.aside(move |admin| page::show(admin, keys, is_zipped)).await
     }
 
     async fn keys(&self, query: Option<&str>) -> Result<Response<AdminBody>, Denial> {

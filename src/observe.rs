@@ -9,6 +9,7 @@ pub(crate) mod day_rows;
 mod hex;
 pub(crate) mod histogram;
 pub(crate) mod history;
+pub(crate) mod key_history;
 pub(crate) mod ledger;
 mod line;
 pub(crate) mod line_quotas;
@@ -18,7 +19,9 @@ pub(crate) mod model_labels;
 pub(crate) mod naming;
 pub(crate) mod observer;
 mod outcome;
+pub(crate) mod refused;
 pub(crate) mod reloads;
+pub(crate) mod repeats;
 pub(crate) mod shown;
 pub(crate) mod tally;
 pub(crate) mod token_minute;
@@ -275,6 +278,7 @@ impl RequestRecord {
 
     /// Sets the usage of the key whose secret the request presented.
     pub(crate) fn owned(&mut self, usage: &Arc<Usage>) {
+        self.0.observer.key_histories.note(usage);
         self.0.usage = Some(usage.clone());
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::Response;
 use jiff::Timestamp;
@@ -19,6 +20,7 @@ use crate::keys::field::Shown;
 use crate::keys::fields::FIELDS;
 use crate::keys::rotation::ROTATION_AGE;
 use crate::limit::{Holder, KeyState, LimitStatus};
+use crate::observe::key_history::{KEY_STEP, KeyStep};
 use crate::proxy::Gateway;
 
 const DEFAULT_LIMIT: usize = 100;
@@ -110,6 +112,28 @@ pub(super) fn find(admin: &Admin, id: &str) -> Option<Value> {
         }
     });
     Some(key(&admin.gateway, &*found?, Timestamp::now()))
+}
+
+/// Returns the answer that shows the last five minutes of the key with this id.
+pub(super) fn show_trend(admin: &Admin, id: &str) -> Result<Response<AdminBody>, Denial> {
+    find(admin, id).ok_or_else(Denial::key_not_found)?;
+    Ok(data(&trend(admin, id)))
+}
+
+/// Returns what the key with this id used in the last five minutes, oldest first.
+pub(super) fn trend(admin: &Admin, id: &str) -> Value {
+    let Gateway { usage, observers, .. } = &*admin.gateway;
+    let histories = &observers.key_histories;
+    let steps = usage.find(id).and_then(|usage| histories.steps(&usage, Instant::now()));
+    // A key without a history was not used lately, or came into use while there was no room for it.
+    let is_kept = steps.is_some() || !histories.is_full();
+    let step = |step: KeyStep| {
+        let KeyStep { took, requests, refusals, tokens } = step;
+        let seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
+        json!({"seconds": seconds, "requests": requests, "refusals": refusals, "tokens": tokens})
+    };
+    let steps: Vec<Value> = steps.unwrap_or_default().into_iter().map(step).collect();
+    json!({"step_seconds": KEY_STEP.as_secs(), "is_kept": is_kept, "steps": steps})
 }
 
 fn key(gateway: &Gateway, live: &LiveKey, now: Timestamp) -> Value {

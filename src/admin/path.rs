@@ -17,16 +17,21 @@ pub(super) enum AdminPath {
     Probe(Probe),
     /// The status page.
     Page,
+    /// The page of the key with this id.
+    KeyPage(String),
     Metrics,
     OpenApi,
     Status,
     Refusals,
+    /// The refusals by kind.
+    RefusalKinds,
     Usage,
     Events,
     Reload,
     Keys,
-    /// The key with this id. The values of `Rotate` and `Revoke` are key ids, too.
+    /// The key with this id. The values of `Trend`, `Rotate` and `Revoke` are key ids, too.
     Key(String),
+    Trend(String),
     Rotate(String),
     Revoke(String),
 }
@@ -38,6 +43,7 @@ impl AdminPath {
             match action {
                 _ if id.is_empty() => None,
                 None => Some(AdminPath::Key(id.to_owned())),
+                Some("trend") => Some(AdminPath::Trend(id.to_owned())),
                 Some("rotate") => Some(AdminPath::Rotate(id.to_owned())),
                 Some("revoke") => Some(AdminPath::Revoke(id.to_owned())),
                 Some(_) => None,
@@ -51,11 +57,16 @@ impl AdminPath {
             "/api/openapi.json" => AdminPath::OpenApi,
             "/api/v1/status" => AdminPath::Status,
             "/api/v1/refusals" => AdminPath::Refusals,
+            "/api/v1/refusals/kinds" => AdminPath::RefusalKinds,
             "/api/v1/usage" => AdminPath::Usage,
             "/api/v1/events" => AdminPath::Events,
             "/api/v1/reload" => AdminPath::Reload,
             "/api/v1/keys" => AdminPath::Keys,
-            _ => of_key(path.strip_prefix("/api/v1/keys/")?)?,
+            _ => match path.strip_prefix("/keys/") {
+                Some(id) if id.is_empty() || id.contains('/') => return None,
+                Some(id) => AdminPath::KeyPage(id.to_owned()),
+                None => of_key(path.strip_prefix("/api/v1/keys/")?)?,
+            },
         })
     }
 
@@ -97,9 +108,18 @@ mod tests {
     fn paths_are_found_whole_or_not_at_all() {
         assert_eq!(AdminPath::find("/api/v1/keys/key_a"), Some(AdminPath::Key("key_a".to_owned())));
         assert_eq!(AdminPath::find("/api/v1/keys/key_a/revoke"), Some(AdminPath::Revoke("key_a".to_owned())));
-        for nothing in
-            ["", "//", "/api/v1/keys/", "/api/v1/keys/a/b", "/api/v1/keys//rotate", "/livez/", "/api/v1"]
-        {
+        assert_eq!(AdminPath::find("/keys/key_a"), Some(AdminPath::KeyPage("key_a".to_owned())));
+        for nothing in [
+            "",
+            "//",
+            "/api/v1/keys/",
+            "/api/v1/keys/a/b",
+            "/api/v1/keys//rotate",
+            "/keys/",
+            "/keys/a/b",
+            "/livez/",
+            "/api/v1",
+        ] {
             assert_eq!(AdminPath::find(nothing), None, "{nothing}");
         }
         assert!(AdminPath::Keys.takes(&Method::POST) && !AdminPath::Reload.takes(&Method::GET));

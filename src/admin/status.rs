@@ -21,9 +21,11 @@ use crate::limit::ShownBudget;
 use crate::observe::history::STEP;
 use crate::observe::metrics::{Certificate, QueueSample};
 use crate::observe::observer::Levels;
+use crate::observe::refused::Refused;
 use crate::observe::reloads::{PartState, Reloads, State};
+use crate::observe::repeats::Repeated;
 use crate::observe::shown;
-use crate::observe::tally::{Refused, Tally};
+use crate::observe::tally::Tally;
 use crate::observe::token_minute::MinuteUse;
 use crate::observe::usage::KeyLabel;
 use crate::proxy::Gateway;
@@ -147,7 +149,7 @@ pub(super) fn status(admin: &Admin) -> Value {
         "log_lines_left_out": left_out,
         "trend": trend(admin),
         "tokens_last_minute": tokens_last_minute(admin),
-        "store": store(admin, &gateway.snapshot.load().keys_place),
+        "store": store_of(admin),
         "groups": groups(gateway),
         "state": gateway.keeping.as_ref().map(|keeping| state(keeping)),
         "shared": scrape::shared(gateway).map(|(report, leases)| shared(gateway, &report, leases)),
@@ -327,6 +329,11 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
+/// Returns the key store in service, as in the status.
+pub(super) fn store_of(admin: &Admin) -> Value {
+    store(admin, &admin.gateway.snapshot.load().keys_place)
+}
+
 /// Returns the path of the key store, and whether this process can write to the key store; for a
 /// store in a Redis server, also the health of the server.
 fn store(admin: &Admin, place: &StorePlace) -> Value {
@@ -362,6 +369,27 @@ fn reload(state: &PartState) -> Value {
 pub(super) fn refusals(admin: &Admin) -> Value {
     let recent = admin.gateway.observers.new_refusals(&mut Vec::new());
     Value::Array(recent.iter().map(|refused| refusal(refused)).collect())
+}
+
+/// Returns the last refusals by kind, newest first.
+pub(super) fn refusal_kinds(admin: &Admin) -> Value {
+    let kinds = admin.gateway.observers.repeated_refusals().into_iter().map(|repeated| {
+        let Repeated { count, first_sequence, first_at, last, examples, has_others } = repeated;
+        json!({
+            "first_sequence": first_sequence,
+            "first_at": first_at.to_string(),
+            "last_at": last.at.to_string(),
+            "count": count,
+            "code": last.code,
+            "reason": last.reason,
+            "advice": catalogue::advice(last.code, &last.reason),
+            "key_id": last.key_id.as_ref().filter(|_| last.is_of_key),
+            "route": last.route,
+            "examples": examples.iter().map(|refused| refusal(refused)).collect::<Vec<_>>(),
+            "has_others": has_others,
+        })
+    });
+    Value::Array(kinds.collect())
 }
 
 pub(super) fn refusal(refused: &Refused) -> Value {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
+use super::key_history::{KEY_STEP, KeyHistories};
 use super::token_minute::{TokenMinute, TokenSums};
 
 /// Interval between two samples.
@@ -46,15 +47,25 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Adds a sample every [`STEP`] until the process ends.
-    pub(crate) async fn keep(&self, sums: impl Fn() -> Sums, tokens: impl Fn() -> TokenSums) {
+    /// Adds a sample every [`STEP`] until the process ends. `keys` gets samples at every other step.
+    pub(crate) async fn keep(
+        &self,
+        sums: impl Fn() -> Sums,
+        tokens: impl Fn() -> TokenSums,
+        keys: &KeyHistories,
+    ) {
         let mut tick = tokio::time::interval(STEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last_of_keys: Option<Instant> = None;
         loop {
             tick.tick().await;
             let now = Instant::now();
             self.add(now, sums());
             self.tokens.add(now, &tokens);
+            if last_of_keys.is_none_or(|last| now.duration_since(last) + STEP / 2 >= KEY_STEP) {
+                last_of_keys = Some(now);
+                keys.sample(now);
+            }
         }
     }
 

@@ -14,8 +14,8 @@ use super::audit::Subject;
 use super::hex::text;
 use super::naming::Naming;
 use super::outcome::Outcome;
+use super::refused::Refused;
 use super::shown::{self, optional};
-use super::tally::Refused;
 use super::trace::{Span, TraceContext};
 use crate::address;
 use crate::config::Asker;
@@ -100,6 +100,7 @@ impl AccessLine {
             client: self.client,
             method: shown::method(&self.method).into_owned(),
             path: shown::visible(&shown::path(&self.path)).into_owned(),
+            is_of_key: self.named.is_known(),
             key_id: self.named.key_id().map(str::to_owned),
             claimed_key_id: self.named.claimed_key_id().map(str::to_owned),
             route: self.route().map(str::to_owned),

@@ -36,6 +36,11 @@ impl Naming {
         }
     }
 
+    /// Whether the request named an existing key or holder.
+    pub(super) fn is_known(&self) -> bool {
+        matches!(self, Naming::Key(_) | Naming::Holder(_) | Naming::KeyBy(_))
+    }
+
     /// Returns the name of the holder of a token or certificate. Who gave it its claims has chosen the name.
     pub(super) fn key_name(&self) -> Option<&str> {
         match self {

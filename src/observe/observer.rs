@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use super::histogram::{Histogram, OF_OURS};
 use super::history::Sums;
+use super::key_history::KeyHistories;
 use super::log::Logs;
 use super::model_labels::ModelLabels;
-use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Refused, Tally};
+use super::refused::Refused;
+use super::repeats::{self, Repeated};
+use super::tally::{Finished, Gone, NO_ROUTE, RECENT, Tally};
 use super::token_minute::TokenSums;
 
 /// Logs and counts of one worker's requests.
@@ -27,6 +30,8 @@ pub(crate) struct Observer {
     tally: Mutex<Tally>,
     /// The models with a label of their own in metrics.
     pub(super) models: Arc<ModelLabels>,
+    /// The histories of the keys in use, shared by all workers.
+    pub(super) key_histories: Arc<KeyHistories>,
 }
 
 /// Numbers of connections and requests at this moment.
@@ -43,10 +48,16 @@ pub(crate) struct Levels {
 }
 
 impl Observer {
-    fn new(logs: Logs, sequence: Arc<AtomicU64>, models: Arc<ModelLabels>) -> Self {
+    fn new(
+        logs: Logs,
+        sequence: Arc<AtomicU64>,
+        models: Arc<ModelLabels>,
+        key_histories: Arc<KeyHistories>,
+    ) -> Self {
         Observer {
             logs,
             sequence,
+            key_histories,
             connections: AtomicUsize::new(0),
             connections_begun: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
@@ -103,6 +114,7 @@ impl Observer {
 pub(crate) struct Observers {
     logs: Logs,
     models: Arc<ModelLabels>,
+    pub(crate) key_histories: Arc<KeyHistories>,
     sequence: Arc<AtomicU64>,
     all: Mutex<Vec<Arc<Observer>>>,
     /// Lock that is held while the tallies of all workers are added up, or while series are dropped
@@ -117,6 +129,7 @@ impl Observers {
         Observers {
             logs,
             models: Arc::new(ModelLabels::new(models)),
+            key_histories: Arc::default(),
             sequence: Arc::default(),
             all: Mutex::default(),
             whole: Mutex::default(),
@@ -129,7 +142,7 @@ impl Observers {
 
     /// Creates an observer for a worker. The counts of the observer are included in the sums.
     pub(crate) fn join(&self) -> Arc<Observer> {
-        let observer = Arc::new(Observer::new(self.logs.clone(), self.sequence.clone(), self.models.clone()));
+        let observer = Arc::new(self.observer(self.sequence.clone()));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(observer.clone());
         observer
     }
@@ -137,7 +150,11 @@ impl Observers {
     /// Creates an observer for the admin listener. The counts of the observer are not included in
     /// the sums.
     pub(crate) fn apart(&self) -> Arc<Observer> {
-        Arc::new(Observer::new(self.logs.clone(), Arc::default(), self.models.clone()))
+        Arc::new(self.observer(Arc::default()))
+    }
+
+    fn observer(&self, sequence: Arc<AtomicU64>) -> Observer {
+        Observer::new(self.logs.clone(), sequence, self.models.clone(), self.key_histories.clone())
     }
 
     fn all(&self) -> Vec<Arc<Observer>> {
@@ -237,5 +254,15 @@ impl Observers {
         recent.sort_by_key(|refused| refused.sequence);
         let spare = recent.len().saturating_sub(RECENT);
         recent.split_off(spare)
+    }
+
+    /// Returns the refusals of all workers by kind, newest first.
+    pub(crate) fn repeated_refusals(&self) -> Vec<Repeated> {
+        let mut all = Vec::new();
+        for observer in self.all() {
+            let tally = observer.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(tally.repeats.all().cloned());
+        }
+        repeats::merged(all)
     }
 }

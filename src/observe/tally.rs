@@ -3,17 +3,17 @@
 //!
 //! Invariant: the number of counts is bounded by the configuration (names of routes, upstreams and
 //! policies), by the keys with a label of their own, and by the last [`RECENT`] refusals. Series of
-//! removed names are dropped after a while.
+//! removed names are dropped after a while. Refusals by kind are bounded by `repeats`.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
-use jiff::Timestamp;
 
 use super::histogram::{Histogram, OF_OURS, OF_REQUESTS};
+use super::refused::Refused;
+use super::repeats::Repeats;
 use super::token_minute::{OfModel, TokenSums};
 use super::usage::KeyLabel;
 use crate::config::{Asker, Priority};
@@ -53,6 +53,8 @@ pub(crate) struct Tally {
     pub(crate) tokens: HashMap<(KeyLabel, Arc<str>, &'static str), OfModel, RandomState>,
     /// The last refusals, oldest first.
     pub(crate) recent: VecDeque<Arc<Refused>>,
+    /// The refusals by kind.
+    pub(super) repeats: Repeats,
     /// The number of all refusals.
     refused: u64,
     /// Number of all requests that have ended, including those of removed routes whose series were
@@ -72,6 +74,7 @@ impl Default for Tally {
             doors: BTreeMap::new(),
             tokens: HashMap::default(),
             recent: VecDeque::new(),
+            repeats: Repeats::default(),
             refused: 0,
             finished: 0,
         }
@@ -170,26 +173,6 @@ impl Default for OfUpstream {
     }
 }
 
-/// A refusal, or a failure that a caller got as an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    /// The number of the refusal. The refusals of all workers are numbered in one sequence.
-    pub(crate) sequence: u64,
-    pub(crate) at: Timestamp,
-    pub(crate) code: &'static str,
-    /// The real reason of the refusal, which the answer may have withheld from the caller.
-    pub(crate) reason: String,
-    pub(crate) request_id: String,
-    pub(crate) client: Option<IpAddr>,
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) key_id: Option<String>,
-    /// The key id in a bearward token that matches no key.
-    pub(crate) claimed_key_id: Option<String>,
-    pub(crate) route: Option<String>,
-    pub(crate) model: Option<String>,
-}
-
 /// A request that has ended.
 #[derive(Debug)]
 pub(super) struct Finished<'a> {
@@ -283,7 +266,9 @@ impl Tally {
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back(Arc::new(refused));
+        let refused = Arc::new(refused);
+        self.repeats.add(&refused);
+        self.recent.push_back(refused);
         self.refused += 1;
     }
 
@@ -382,6 +367,8 @@ fn named<'t, T: Default>(
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn finished(route: &Arc<str>, key: KeyLabel, status: u16) -> Finished<'_> {
@@ -414,6 +401,7 @@ mod tests {
             client: None,
             method: String::new(),
             path: String::new(),
+            is_of_key: false,
             key_id: None,
             claimed_key_id: None,
             route: None,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -133,6 +133,10 @@ pub(crate) struct Usage {
     requests: AtomicU64,
     /// When the last permitted request came, in microseconds since 1970; zero if none came.
     last_used: AtomicI64,
+    /// Number of input and output tokens.
+    tokens: AtomicU64,
+    /// Whether samples of this usage are taken for the history of the key.
+    is_watched: AtomicBool,
     addresses: Mutex<Addresses>,
     /// The ledger, and the part of it that is about this key.
     kept: Option<(Arc<Ledger>, Arc<KeyLedger>)>,
@@ -204,13 +208,16 @@ impl Usage {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner).note(address)
     }
 
-    /// Counts a forwarded request that has ended in the ledger, if there is one: when it came, the group
-    /// of its key, the model that it named, and its tokens.
+    /// Counts the tokens of a forwarded request that has ended. Counts the request in the ledger, if there
+    /// is one: when it came, the group of its key, the model that it named, and its tokens.
     pub(super) fn ended(
         &self,
         request: (Timestamp, Option<&Arc<str>>, Option<&str>),
         tokens: Option<Tokens>,
     ) {
+        if let Some(Tokens { input, output, .. }) = tokens {
+            self.tokens.fetch_add(input + output, Ordering::Relaxed);
+        }
         if let Some((ledger, of_key)) = &self.kept {
             ledger.note(of_key, request, tokens);
         }
@@ -220,6 +227,25 @@ impl Usage {
     pub(super) fn refused(&self, code: Code) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         *refusals.get_or_insert_default().entry(code.name()).or_default() += 1;
+    }
+
+    /// Whether samples are taken for the history of the key.
+    pub(super) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether samples are taken. Returns whether this changed.
+    pub(super) fn watch(&self, is_watched: bool) -> bool {
+        self.is_watched.swap(is_watched, Ordering::Relaxed) != is_watched
+    }
+
+    /// Returns the counts of the key. `last`: the refusals of an earlier sample, which are shared if
+    /// there were none since.
+    pub(super) fn sums(&self, last: Option<Arc<[(&'static str, u64)]>>) -> KeySums {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = || refusals.iter().flat_map(|by_code| by_code.iter()).map(|(code, count)| (*code, *count));
+        let refusals = last.filter(|last| last.iter().copied().eq(now())).unwrap_or_else(|| now().collect());
+        KeySums { requests: self.requests(), tokens: self.tokens.load(Ordering::Relaxed), refusals }
     }
 
     pub(super) fn label(&self) -> KeyLabel {
@@ -259,9 +285,18 @@ impl Usage {
     }
 }
 
+/// Counts of one key at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeySums {
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
+    /// Refused requests by code. Samples without new refusals share the list.
+    pub(super) refusals: Arc<[(&'static str, u64)]>,
+}
+
 /// Returns the part of an address that counts as one client: of an IPv6 address its /64, all of
 /// which one client may use.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::from((u128::from(v6) & !u128::from(u64::MAX)).to_be_bytes()),

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use crate::harness::{Answer, Gateway, Raw, Running, Upstream, answer_of, until};
 
@@ -120,10 +121,14 @@ async fn a_browser_off_loopback_is_asked_for_the_token_and_changes_nothing_by_it
     assert!(challenges.iter().any(|challenge| challenge.starts_with("Basic realm=")), "{challenges:?}");
     assert!(challenges.iter().any(|challenge| challenge.starts_with("Bearer realm=")), "{challenges:?}");
     assert_eq!(challenges_of(&asked(&gateway, "GET /api/v1/status", "").await).len(), 1);
+    let of_key = asked(&gateway, "GET /keys/key_unknown", "").await;
+    of_key.assert_denied(401, "MISSING_API_KEY");
+    assert_eq!(challenges_of(&of_key).len(), 2, "nobody learns which keys there are");
     for (password, status) in
         [(TOKEN, 200), (gateway.token("boss"), 200), (gateway.token("ci"), 403), ("wrong", 401), ("", 401)]
     {
-        for path in ["/", "/api/v1/events", "/api/v1/status"] {
+        let id = format!("key_{}", gateway.token("ci").split('_').nth(1).unwrap());
+        for path in ["/", "/api/v1/events", "/api/v1/status", &format!("/keys/{id}")] {
             let mut raw = Raw::connect(gateway.admin).await;
             raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", basic(password))).await;
             let head = raw.head().await;
@@ -184,17 +189,148 @@ async fn a_busy_page_is_still_a_light_one() {
     }
     let gateway = guarding.start().await;
     let quiet = page(&Gateway::guarding(&upstream).start().await, "/").await;
-    assert!(quiet.len() <= 20 * 1024, "{} bytes", quiet.len());
+    assert!(quiet.len() <= 24 * 1024, "{} bytes", quiet.len());
     for number in 0..120 {
         gateway.get(&format!("/v1/unknown/{number}"), &format!("service-{}", number % 10)).await;
     }
     let page = page(&gateway, "/").await;
-    assert_eq!(page.matches("<li id=\"r").count(), 100);
+    assert_eq!(page.matches("<li id=\"r").count(), 10, "one line for each key");
+    assert_eq!(page.matches("<b class=\"much\">12 ×</b>").count(), 10);
     let zipped = asked(&gateway, "GET /", "Accept-Encoding: br, gzip\r\n").await;
     assert_eq!(zipped.header("content-encoding"), Some("gzip"));
-    assert!(zipped.body.len() <= 16 * 1024, "{} bytes", zipped.body.len());
-    assert!(page.len() <= 52 * 1024, "{} bytes", page.len());
+    assert!(zipped.body.len() <= 12 * 1024, "{} bytes", zipped.body.len());
+    assert!(page.len() <= 40 * 1024, "{} bytes", page.len());
     for refused in ["Accept-Encoding: gzip;q=0\r\n", "Accept-Encoding: br\r\n", ""] {
         assert_eq!(asked(&gateway, "GET /", refused).await.header("content-encoding"), None);
     }
+}
+
+#[tokio::test]
+async fn repeated_refusals_are_one_line_with_a_count_and_the_last_requests() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read]")
+        .key("another", "permissions: [read]")
+        .start()
+        .await;
+    for number in 0..30 {
+        gateway.get(&format!("/nowhere/{number}"), "ci").await;
+    }
+    gateway.get("/nowhere/0", "another").await;
+    let page = page(&gateway, "/").await;
+    assert_eq!(page.matches("<li id=\"r").count(), 2, "{page}");
+    for part in
+        ["30 ×", "GET /nowhere/29", "GET /nowhere/28", "GET /nowhere/27", "and other requests", "Add a route"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("/nowhere/26") && !page.contains("1 ×"));
+    let kinds = gateway.admin("GET /api/v1/refusals/kinds", "").await.json();
+    assert_eq!((&kinds["data"][1]["count"], &kinds["data"][0]["count"]), (&json!(30), &json!(1)));
+    assert_eq!(kinds["data"][1]["examples"].as_array().unwrap().len(), 3);
+    let all = gateway.admin("GET /api/v1/refusals", "").await.json();
+    assert_eq!(all["data"].as_array().unwrap().len(), 31, "each of them is there for programs");
+}
+
+#[tokio::test]
+async fn a_key_has_a_page_with_its_limits_and_its_use() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key(
+            "<i>'\"",
+            "permissions: [read], rate_limits: [{requests: 7, per: 1h, burst: 7}], max_concurrent: 3, allow_from: [127.0.0.0/8]",
+        )
+        .key("idle", "permissions: [read]")
+        .start()
+        .await;
+    let id = |name: &str| format!("key_{}", gateway.token(name).split('_').nth(1).unwrap());
+    let (busy, idle) = (id("<i>'\""), id("idle"));
+    until("its history begins", async || {
+        gateway.get("/v1/models", "<i>'\"").await;
+        page(&gateway, &format!("/keys/{busy}")).await.contains("chart-requests")
+    })
+    .await;
+    gateway.get("/nowhere", "<i>'\"").await;
+    for part in [
+        "<title>&#60;i&#62;&#39;&#34; · bearward</title>",
+        "7 requests in 1h, 7 at once",
+        "3 requests at the same time",
+        "<dt>Networks</dt><dd>127.0.0.0/8</dd>",
+        "</b> ROUTE_NOT_FOUND</th>",
+        "GET /nowhere",
+        "data-act=\"revoke\"",
+    ] {
+        until(part, async || page(&gateway, &format!("/keys/{busy}")).await.contains(part)).await;
+    }
+    let html = page(&gateway, &format!("/keys/{busy}")).await;
+    assert!(!html.contains("<i>") && !html.contains("bwk_"), "{html}");
+    let unused = page(&gateway, &format!("/keys/{idle}")).await;
+    assert!(
+        unused.contains("was not used in the last five minutes") && !unused.contains("chart-"),
+        "{unused}"
+    );
+    let trend = gateway.admin(&format!("GET /api/v1/keys/{busy}/trend"), "").await.json();
+    let refused: u64 = trend["data"]["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|step| step["refusals"]["ROUTE_NOT_FOUND"].as_u64())
+        .sum();
+    assert_eq!((refused, &trend["data"]["is_kept"]), (1, &json!(true)));
+    let of_idle = gateway.admin(&format!("GET /api/v1/keys/{idle}/trend"), "").await.json();
+    assert_eq!(of_idle["data"], json!({"step_seconds": 10, "is_kept": true, "steps": []}));
+}
+
+#[tokio::test]
+async fn an_id_that_no_key_has_is_answered_with_a_page() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").start().await;
+    let long = format!("key_{}", "x".repeat(500));
+    for id in ["key_nobody", "'\"&", &long] {
+        let answer = asked(&gateway, &format!("GET /keys/{id}"), "").await;
+        assert_eq!(answer.status, 404, "{id}");
+        assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+        assert!(answer.header("content-security-policy").is_some());
+        let html = String::from_utf8(answer.body).unwrap();
+        assert!(html.contains("No key has this id") && !html.contains("'\"&"), "{html}");
+        assert!(!html.contains(&"x".repeat(100)), "a long id is cut");
+    }
+    let unknown = gateway.admin("GET /api/v1/keys/key_nobody/trend", "").await;
+    unknown.assert_denied(404, "KEY_NOT_FOUND");
+    assert_eq!(asked(&gateway, "POST /keys/key_nobody", "").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_page_of_much_data_is_small_and_its_keys_are_all_reached() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let windows: Vec<String> =
+        (1..=9).map(|hours| format!("{{requests: 1000000, per: {hours}h, burst: 1000}}")).collect();
+    let fields =
+        format!("permissions: [read, write], rate_limits: [{}], max_concurrent: 8", windows.join(", "));
+    let mut guarding = Gateway::guarding(&upstream).config("failed_attempts: off");
+    for number in 0..40 {
+        guarding = guarding.key(&format!("{}{number}", "&name".repeat(16)), &fields);
+    }
+    for number in 0..60 {
+        let line =
+            format!("  - {{name: upstream-{number}-{}, endpoints: [http://127.0.0.1:1]}}", "x".repeat(60));
+        guarding = guarding.more_upstreams(&line);
+    }
+    let gateway = guarding.start().await;
+    for number in 0..110 {
+        let path = format!("/{}/{number}", "'%3C&".repeat(20));
+        gateway.get(&path, &format!("{}{}", "&name".repeat(16), number % 40)).await;
+    }
+    let (mut target, mut shown, mut pages) = ("/".to_owned(), 0, 0);
+    loop {
+        let html = page(&gateway, &target).await;
+        assert!(html.len() < 60 * 1024, "{} bytes", html.len());
+        assert!(html.contains("61 in all: <a href=\"/api/v1/status\">"), "not all endpoints fit");
+        shown += html.matches("<li id=\"key_").count();
+        pages += 1;
+        let Some((_, rest)) = html.split_once("<a href=\"/?after=") else { break };
+        target = format!("/?after={}", rest.split_once('"').unwrap().0);
+    }
+    assert_eq!(shown, 40, "each key is on one page");
+    assert!(pages > 2, "fewer keys than usual fit on a page");
 }

@@ -124,7 +124,10 @@ async fn requests_beyond_the_slots_wait_and_each_is_answered_in_its_turn() {
         wait_until_waiting(&gateway, expected).await;
     }
     let page = String::from_utf8(gateway.admin("GET /", "the-admin-token").await.body).unwrap();
-    assert!(page.contains("<td>model</td><td>1 of 1</td><td>1</td><td>2</td><td>2</td>"), "{page}");
+    assert!(
+        page.contains("<td>model</td><td>1 of 1</td><td>1 interactive, 2 standard, 2 batch</td>"),
+        "{page}"
+    );
     for count in 2..=6 {
         held.let_go(1);
         eventually("the next arrives", || held.served().len() == count).await;

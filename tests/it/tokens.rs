@@ -648,7 +648,7 @@ async fn the_status_has_the_tokens_of_the_last_minute() {
     assert!(rows.iter().all(|row| row["key_id"].as_str().unwrap().starts_with("key_")), "{rows:?}");
     let page = gateway.admin("GET /", "Bearer the-admin-token").await;
     let page = String::from_utf8(page.body).unwrap();
-    assert!(page.contains("<td>ci</td><td class=\"mono\">a</td><td>40</td>"), "{page}");
+    assert!(page.contains(">ci</a></td><td class=\"mono\">a</td><td class=\"number\">40</td>"), "{page}");
 }
 
 /// What `explain` says of a body is what the proxy does with it.

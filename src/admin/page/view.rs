@@ -4,19 +4,27 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::figures::count;
+use super::figures::shortened;
+use super::key_view::{Budget, Key};
 use crate::ago::ahead_or_ago;
+use crate::denial::Denial;
 
 /// Remaining lifetime below which the page marks a certificate. Below `CERTIFICATE_LATE`, the page
 /// shows the certificate as a fault.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 86_400);
 const CERTIFICATE_LATE: Duration = Duration::from_secs(7 * 86_400);
-/// Maximum number of characters that the page shows of a request's method, path or model. Clients
-/// choose these texts.
-const MAX_TEXT: usize = 96;
+
+/// Maximum number of characters that the page shows of a model in a table. Clients choose models.
+const MAX_MODEL: usize = 40;
+
+/// Converts JSON data of the admin API into a type of the page.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Denial> {
+    serde_json::from_value(value).map_err(|error| Denial::internal().caused_by(error.to_string()))
+}
 
 /// The fields of `/api/v1/status` that the page shows.
 #[derive(Deserialize)]
@@ -44,7 +52,27 @@ pub(super) struct Status {
     pub(super) trend: Trend,
     pub(super) tokens_last_minute: Vec<TokenUse>,
     pub(super) store: Store,
+    pub(super) groups: Vec<GroupView>,
+    pub(super) state: Option<Kept>,
     pub(super) shared: Option<Shared>,
+}
+
+/// A group of keys.
+#[derive(Deserialize)]
+pub(super) struct GroupView {
+    pub(super) name: String,
+    pub(super) requests_in_flight: u64,
+    pub(super) budgets: Vec<Budget>,
+}
+
+/// The directory with the state that survives a restart.
+#[derive(Deserialize)]
+pub(super) struct Kept {
+    pub(super) path: String,
+    pub(super) bytes: u64,
+    pub(super) written_at: Option<Timestamp>,
+    pub(super) write_failures: u64,
+    pub(super) trouble: Option<String>,
 }
 
 /// The replicas that share limits, and the server that has these.
@@ -214,7 +242,7 @@ pub(super) struct Trend {
 #[derive(Deserialize)]
 pub(super) struct TokenUse {
     pub(super) key_id: String,
-    pub(super) model: String,
+    model: String,
     pub(super) input_tokens: u64,
     pub(super) cached_tokens: u64,
     pub(super) output_tokens: u64,
@@ -234,69 +262,6 @@ pub(super) struct Server {
     pub(super) is_reachable: bool,
     pub(super) generation: Option<u64>,
     pub(super) replicas: u64,
-}
-
-/// The fields of `/api/v1/keys` that the page shows.
-#[derive(Deserialize)]
-pub(super) struct Keys {
-    pub(super) keys: Vec<Key>,
-    pub(super) next_after: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Key {
-    pub(super) id: String,
-    pub(super) name: Option<String>,
-    pub(super) state: String,
-    pub(super) permissions: Vec<String>,
-    pub(super) environment: Option<String>,
-    pub(super) expires_at: Option<Timestamp>,
-    pub(super) rotation_due: bool,
-    pub(super) routes: Option<Vec<String>>,
-    pub(super) limits: Limits,
-    pub(super) usage: Usage,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Limits {
-    pub(super) rate_limits: Vec<Window>,
-    pub(super) concurrent: Option<Concurrent>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Window {
-    pub(super) policy: String,
-    pub(super) burst: u64,
-    pub(super) remaining: u64,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Concurrent {
-    pub(super) limit: u64,
-    pub(super) in_flight: u64,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Usage {
-    pub(super) requests: u64,
-    pub(super) last_used_at: Option<Timestamp>,
-    pub(super) last_address: Option<String>,
-}
-
-/// A refusal, as an entry of `/api/v1/refusals`.
-#[derive(Deserialize)]
-pub(super) struct Refusal {
-    pub(super) sequence: u64,
-    pub(super) at: Timestamp,
-    pub(super) code: String,
-    pub(super) reason: String,
-    pub(super) advice: String,
-    pub(super) client: Option<String>,
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) key_id: Option<String>,
-    pub(super) claimed_key_id: Option<String>,
-    pub(super) model: Option<String>,
 }
 
 pub(super) struct ShownCertificate {
@@ -334,80 +299,13 @@ impl EndpointView {
     }
 }
 
-impl Key {
-    pub(super) fn title(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.id)
-    }
-
-    pub(super) fn class(&self) -> &'static str {
-        if self.state == "active" { "good" } else { "bad" }
-    }
-
-    pub(super) fn permissions(&self) -> String {
-        self.permissions.join(", ")
-    }
-
-    pub(super) fn ends(&self, now: &Timestamp) -> String {
-        self.expires_at
-            .map_or_else(|| "never ends".to_owned(), |end| format!("ends {}", ahead_or_ago(*now, end)))
-    }
-
-    pub(super) fn used(&self, now: &Timestamp) -> String {
-        let Usage { requests, last_used_at, last_address } = &self.usage;
-        let Some(at) = last_used_at else { return "not used since the start".to_owned() };
-        let from = last_address.as_ref().map(|address| format!(" from {address}")).unwrap_or_default();
-        let plural = if *requests == 1 { "" } else { "s" };
-        format!("{} request{plural}, the last {}{from}", count(*requests), ahead_or_ago(*now, *at))
-    }
-
-    pub(super) fn has_limits(&self) -> bool {
-        !self.limits.rate_limits.is_empty() || self.limits.concurrent.is_some()
-    }
-}
-
 impl TokenUse {
+    pub(super) fn model(&self) -> String {
+        shortened(&self.model, MAX_MODEL)
+    }
+
     /// Returns the key's name among the shown keys, else its id.
     pub(super) fn title<'k>(&'k self, keys: &'k [Key]) -> &'k str {
         keys.iter().find(|key| key.id == self.key_id).map_or(&self.key_id, Key::title)
-    }
-}
-
-impl Window {
-    /// Returns how many units of the burst are used.
-    pub(super) fn taken(&self) -> u64 {
-        self.burst.saturating_sub(self.remaining)
-    }
-
-    /// Returns the number of used units above which the page shows the burst as nearly used up.
-    pub(super) fn high(&self) -> u64 {
-        self.burst - self.burst / 5
-    }
-}
-
-impl Refusal {
-    /// Returns the time of day of the refusal, in UTC like the times in logs.
-    pub(super) fn clock(&self) -> String {
-        self.at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()
-    }
-
-    pub(super) fn who(&self) -> String {
-        let from = self.client.as_deref().unwrap_or("a unix socket");
-        match (&self.key_id, &self.claimed_key_id) {
-            (Some(key), _) => format!("{key} from {from}"),
-            (None, Some(claimed)) => format!("a token that claims {claimed}, from {from}"),
-            (None, None) => format!("no key, from {from}"),
-        }
-    }
-
-    pub(super) fn what(&self) -> String {
-        let model = self.model.as_ref().map(|model| format!(", model {}", shortened(model)));
-        format!("{} {}{}", shortened(&self.method), shortened(&self.path), model.unwrap_or_default())
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
     }
 }
