@@ -91,7 +91,8 @@ impl Finding {
 struct Audit {
     url: String,
     server: ModelServer,
-    preset: Preset,
+    /// The kinds of servers whose paths were asked for.
+    kinds: Vec<Preset>,
     findings: Vec<Finding>,
     reach: Reach,
 }
@@ -105,6 +106,9 @@ impl AuditUpstream {
             );
             return Err(Failure::Usage(message));
         };
+        if self.routes == Some(Preset::Any) {
+            return Err(Failure::Usage("--routes any names no path that could be asked for".to_owned()));
+        }
         let client = ServerClient::new(&endpoint.to_string(), self.ca.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let audit = runtime.block_on(audit(&client, &endpoint, self.routes))?;
@@ -115,7 +119,7 @@ impl AuditUpstream {
         if audit.is_safe() {
             return Ok(());
         }
-        Err(Failure::Failed("the server stands open to those who go around bearward".to_owned()))
+        Err(Failure::Failed("the server may stand open to those who go around bearward".to_owned()))
     }
 }
 
@@ -130,14 +134,20 @@ async fn audit(
         None => Vec::new(),
     };
     let server = model_server::identify(client).await.map_err(failed)?;
-    let preset = routes.or(server.preset).unwrap_or(Preset::OpenAi);
+    let kinds = match routes.or(server.preset) {
+        Some(preset) => vec![preset],
+        // A server that does not tell what it is may be any of them, behind a key of its own.
+        None => {
+            Preset::ALL.iter().map(|(_, preset)| *preset).filter(|preset| *preset != Preset::Any).collect()
+        }
+    };
     let ask = |question: Question| async move {
         let seen = client.ask(&question.method, question.path, question.body).await;
         Finding { question, status: seen.ok().map(|seen| seen.status) }
     };
-    let asked = stream::iter(questions::about(preset).into_iter().map(ask)).buffered(AT_ONCE);
+    let asked = stream::iter(questions::about(&kinds).into_iter().map(ask)).buffered(AT_ONCE);
     let findings = asked.collect().await;
-    Ok(Audit { url: endpoint.to_string(), server, preset, findings, reach: Reach::of(&addresses) })
+    Ok(Audit { url: endpoint.to_string(), server, kinds, findings, reach: Reach::of(&addresses) })
 }
 
 impl Audit {
@@ -145,9 +155,19 @@ impl Audit {
         self.findings.iter().filter(move |finding| finding.verdict() == Some(verdict))
     }
 
-    /// Whether nobody who goes around bearward finds anything open.
+    fn silent(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.status.is_none()).count()
+    }
+
+    /// Whether nobody who goes around bearward finds anything open. A server that tells nothing is not safe.
     fn is_safe(&self) -> bool {
-        !self.reach.is_exposed() || self.with(Verdict::Open).next().is_none()
+        let is_guarded = self.with(Verdict::Guarded).next().is_some();
+        let is_open = self.with(Verdict::Open).next().is_some();
+        !self.reach.is_exposed() || (is_guarded && !is_open && self.silent() == 0)
+    }
+
+    fn kinds(&self) -> String {
+        self.kinds.iter().map(|preset| preset.name()).collect::<Vec<_>>().join(", ")
     }
 
     fn json(&self) -> Value {
@@ -155,10 +175,11 @@ impl Audit {
         json!({
             "url": self.url,
             "server": self.server.name,
-            "routes": self.preset.name(),
+            "routes": self.kinds(),
             "answers": self.findings.iter().map(Finding::json).collect::<Vec<_>>(),
             "open": self.with(Verdict::Open).count(),
             "guarded": self.with(Verdict::Guarded).count(),
+            "silent": self.silent(),
             "is_exposed": self.reach.is_exposed(),
             "reach": reach,
             "advice": advice,
@@ -170,7 +191,7 @@ impl Audit {
         let name = self.server.name.as_ref().map(|name| format!(", which calls itself {name}"));
         let kind = match self.server.preset {
             Some(preset) => format!("a server of the kind `{}`", preset.name()),
-            None => format!("a server of an unknown kind; asked as `{}`", self.preset.name()),
+            None => format!("a server of an unknown kind; asked as {}", self.kinds()),
         };
         let mut text = format!("{}: {kind}{}\n\n", self.url, name.unwrap_or_default());
         for purpose in [Purpose::Operates, Purpose::Works, Purpose::Reads] {
@@ -187,7 +208,10 @@ impl Audit {
         }
         let (open, guarded) = (self.with(Verdict::Open).count(), self.with(Verdict::Guarded).count());
         let summary = match (open, guarded) {
-            (0, 0) => "it has none of the paths that were asked for".to_owned(),
+            _ if self.silent() > 0 => {
+                format!("{} questions got no answer, so this says little", self.silent())
+            }
+            (0, 0) => "it has none of the paths that were asked for, so this says little".to_owned(),
             (0, _) => format!("{guarded} paths ask for a key, and none is open"),
             (_, 0) => "it asks for no key at all: whatever else it has is open, too".to_owned(),
             _ => format!("{open} paths are open, and {guarded} ask for a key"),

@@ -122,10 +122,16 @@ impl Init {
         let is_service = place == Place::Systemd;
         let default = if is_service { SERVICE_DIRECTORY } else { "" };
         let directory = self.into.clone().unwrap_or_else(|| default.into());
-        let directory = match is_service {
-            true => std::path::absolute(&directory)?,
-            false => directory,
+        // Elsewhere than in the working directory, the configuration names its files by whole paths.
+        let directory = match self.into {
+            Some(_) => std::path::absolute(&directory)?,
+            None => directory,
         };
+        if is_service && !is_plain(&directory) {
+            let message =
+                format!("{}: a unit needs a path of letters, digits, `-`, `_` and `.`", directory.display());
+            return Err(Failure::Usage(message));
+        }
         if is_service && is_hidden(&directory) {
             return Err(Failure::Usage(format!(
                 "{}: a service can't see this directory; --into another one",
@@ -154,12 +160,14 @@ impl Init {
         let binary = std::env::current_exe()?;
         let installs = is_hidden(&binary).then(|| binary.clone());
         let binary = if installs.is_some() { SERVICE_BINARY.into() } else { binary };
+        let owned = files.paths();
         files.add("bearward.service", texts::unit(&directory, &binary), 0o644);
-        let has_socket = is_privileged(reached);
-        if has_socket {
+        if is_privileged(reached) {
             files.add("bearward.socket", texts::socket(&directory, reached), 0o644);
         }
-        Ok((files, steps_of_service(&directory, installs.as_deref(), has_socket, &curl(reached, &directory))))
+        let service = Service { directory: &directory, owned, installs: installs.as_deref() };
+        let steps = service.steps(is_privileged(reached), &curl(reached, &directory));
+        Ok((files, steps))
     }
 
     /// Returns the files for a sidecar, and what to do next.
@@ -187,6 +195,7 @@ impl Init {
         let name = deployment.as_str();
         let steps = [
             "bearward: next, with the secret in KEY, the model server at 127.0.0.1 in its pod, and an image of deploy/docker/Dockerfile:".to_owned(),
+            "  (probes of the model server by httpGet no longer reach it: use exec, or bearward's)".to_owned(),
             "  kubectl apply -f kubernetes.yaml".to_owned(),
             format!("  kubectl patch deployment {name} --patch-file sidecar.patch.yaml"),
             format!("  kubectl rollout status deployment {name}"),
@@ -267,21 +276,39 @@ fn steps_here(config: &Path, curl: &str) -> Vec<String> {
     ]
 }
 
-fn steps_of_service(directory: &Path, binary: Option<&Path>, has_socket: bool, curl: &str) -> Vec<String> {
-    let directory = directory.display();
-    let mut steps = vec!["bearward: next, as root, with the secret in KEY:".to_owned()];
-    if let Some(binary) = binary {
-        // A service can't see the home of a user.
-        steps.push(format!("  install -m 0755 {} {SERVICE_BINARY}", binary.display()));
+/// What the steps for a service are about.
+struct Service<'a> {
+    directory: &'a Path,
+    /// The files that the service reads.
+    owned: Vec<String>,
+    /// The program, if a service can't see it where it is.
+    installs: Option<&'a Path>,
+}
+
+impl Service<'_> {
+    fn steps(&self, has_socket: bool, curl: &str) -> Vec<String> {
+        let Service { directory, owned, installs } = self;
+        let mut steps = vec!["bearward: next, as root, with the secret in KEY:".to_owned()];
+        if let Some(binary) = installs {
+            steps.push(format!("  install -m 0755 {} {SERVICE_BINARY}", binary.display()));
+        }
+        let units = if has_socket { "bearward.socket bearward.service" } else { "bearward.service" };
+        let of_directory = units.split(' ').map(|unit| directory.join(unit).display().to_string());
+        steps.extend([
+            "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
+            format!("  chown root:bearward {} {}", directory.display(), owned.join(" ")),
+            format!("  mv {} /etc/systemd/system/", of_directory.collect::<Vec<_>>().join(" ")),
+            "  systemctl daemon-reload".to_owned(),
+            format!("  systemctl enable --now {units}"),
+            format!("  {curl}"),
+        ]);
+        steps
     }
-    let units = if has_socket { "bearward.socket bearward.service" } else { "bearward.service" };
-    steps.extend([
-        "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
-        format!("  chown -R root:bearward {directory}"),
-        format!("  mv {directory}/bearward.* /etc/systemd/system/"),
-        "  systemctl daemon-reload".to_owned(),
-        format!("  systemctl enable --now {units}"),
-        format!("  {curl}"),
-    ]);
-    steps
+}
+
+/// Whether a path can be written into a unit and into a shell's command as it is.
+fn is_plain(path: &Path) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./".contains(byte);
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.iter().all(is_plain) && !path.components().any(|part| part == std::path::Component::ParentDir)
 }

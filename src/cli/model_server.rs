@@ -1,5 +1,8 @@
 //! Finds out what kind of model server listens at a URL, by what it answers to anybody.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join_all;
 use http::Method;
 use serde_json::Value;
 
@@ -58,13 +61,15 @@ const DOCUMENTS: [(&str, &str, &str, Preset); 6] = [
 ];
 
 async fn by_its_paths(client: &ServerClient) -> Option<Preset> {
-    for (path, pointer, beginning, preset) in DOCUMENTS {
-        let Ok(seen) = client.ask(&Method::GET, path, None).await else { continue };
-        let document: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
-        let text = document.pointer(pointer).and_then(Value::as_str);
-        if seen.status == 200 && text.is_some_and(|text| text.starts_with(beginning)) {
-            return Some(preset);
-        }
-    }
-    None
+    let paths: BTreeSet<&str> = DOCUMENTS.iter().map(|(path, ..)| *path).collect();
+    let asked = paths.into_iter().map(|path| async move {
+        let seen = client.ask(&Method::GET, path, None).await.ok().filter(|seen| seen.status == 200)?;
+        Some((path, serde_json::from_slice::<Value>(&seen.body).ok()?))
+    });
+    let documents: BTreeMap<&str, Value> = join_all(asked).await.into_iter().flatten().collect();
+    let is_known = |(path, pointer, beginning, _): &&(&str, &str, &str, Preset)| {
+        let text = documents.get(path).and_then(|document| document.pointer(pointer)?.as_str());
+        text.is_some_and(|text| text.starts_with(beginning))
+    };
+    DOCUMENTS.iter().find(is_known).map(|(.., preset)| *preset)
 }

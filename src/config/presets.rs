@@ -48,7 +48,7 @@ pub(crate) struct KnownPath {
 /// Returns the paths that a preset lists by themselves.
 pub(crate) fn known_paths(preset: Preset) -> impl Iterator<Item = KnownPath> {
     let of_row = |(_name, methods, paths, access): &'static Row| {
-        let plain = paths.iter().filter(|path| !path.contains('*'));
+        let plain = paths.iter().filter(|path| !path.contains(['*', '{']));
         plain.map(|path| KnownPath { path, methods, access: *access })
     };
     rows(preset).iter().flat_map(of_row)

@@ -282,7 +282,7 @@ impl Lookup<'_> {
         }
         if self.context.has_waited {
             // What was counted before the wait does not count again.
-            unmatched.iter_mut().for_each(|one| one.is_guess &= self.is_new(one));
+            unmatched.iter_mut().for_each(|one| one.is_guess = one.is_guess && self.is_new(one));
         }
         let mut refusals: Vec<_> = unmatched.into_iter().map(|one| self.after_guess(one)).collect();
         let is_limited = |(_, outcome): &Judged| matches!(outcome, Err(denial) if denial.code() == Code::TooManyFailedAttempts);

@@ -50,8 +50,8 @@ pub(super) async fn settle<D: Provisional>(
         let Open { shared, awaited } = decided.take_open();
         let is_used_up = failed_attempts::ask_all(shared, is_valid, client, context).await.is_err();
         match awaited {
-            _ if is_used_up => {}
             Some(awaited) => awaited.end().await,
+            None if is_used_up => {}
             None => return decided,
         }
         // What came beside the key is counted once, and named by the decision that holds.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateRevocationListDer;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 
 use super::kept::Kept;
 use crate::config::Tls;
@@ -18,9 +18,11 @@ use crate::pem;
 pub(super) struct ClientTrust {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     authorities: Arc<RootCertStore>,
-    /// `None` if revocations are not checked.
-    revocations: Option<Arc<Vec<CertificateRevocationListDer<'static>>>>,
+    revocations: Revocations,
 }
+
+/// Lists of revoked certificates; `None` if revocations are not checked.
+type Revocations = Option<Arc<Vec<CertificateRevocationListDer<'static>>>>;
 
 impl ClientTrust {
     /// Makes what verifies client certificates, if the listener asks for them. With revocations, each certificate
@@ -43,15 +45,28 @@ impl ClientTrust {
             None => Some(None),
         };
         let (authorities, revocations) = (authorities?, revocations?);
-        let builder = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
-        let (builder, path) = match (&revocations, &tls.client_crl) {
-            (Some(lists), Some(path)) => {
-                (builder.with_crls(lists.iter().cloned()).enforce_revocation_expiration(), path)
-            }
-            _ => (builder, path),
+        let fault_in = tls.client_crl.as_ref().unwrap_or(path);
+        let make = |revocations: Revocations| {
+            let made = ClientTrust::of(authorities.clone(), revocations, provider);
+            made.map_err(|error| Fault::of_file(fault_in, error.to_string()))
         };
-        let verifier = builder.build().map_err(|error| Fault::of_file(path, error.to_string()));
-        let made = verifier.map(|verifier| ClientTrust { verifier, authorities, revocations });
-        kept.unless_read(made, before.cloned()).map(Some)
+        // Lists that can't be used are a fault of their file alone: the authorities hold as they are now.
+        let with_lists_before = || make(before?.revocations.clone()).ok().or_else(|| before.cloned());
+        let made = make(revocations);
+        let otherwise = if made.is_err() { with_lists_before() } else { None };
+        kept.unless_read(made, otherwise).map(Some)
+    }
+
+    fn of(
+        authorities: Arc<RootCertStore>,
+        revocations: Revocations,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
+        let builder = match &revocations {
+            Some(lists) => builder.with_crls(lists.iter().cloned()).enforce_revocation_expiration(),
+            None => builder,
+        };
+        Ok(ClientTrust { verifier: builder.build()?, authorities, revocations })
     }
 }

@@ -216,7 +216,7 @@ impl Usage {
         tokens: Option<Tokens>,
     ) {
         if let Some(Tokens { input, output, .. }) = tokens {
-            self.tokens.fetch_add(input + output, Ordering::Relaxed);
+            self.tokens.fetch_add(input.saturating_add(output), Ordering::Relaxed);
         }
         if let Some((ledger, of_key)) = &self.kept {
             ledger.note(of_key, request, tokens);

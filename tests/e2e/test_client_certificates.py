@@ -225,6 +225,22 @@ def test_a_revocation_holds_although_another_file_of_the_listener_is_broken(auth
         assert once(gateway, file)[0] is None and once(gateway, another)[0] == 200
 
 
+@pytest.mark.parametrize("lists", ["no list", "not DER", "empty"])
+def test_an_authority_is_removed_although_the_lists_of_revocations_are_broken(authority, tmp_path, lists):
+    file = authority.issue([(NameOID.COMMON_NAME, "x")], x509.UniformResourceIdentifier(SPIFFE))[1]
+    authority.list_revoked()
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    with served(authority, '[{when: {uri: "spiffe://*"}, permissions: [read]}]', crl=True) as gateway:
+        open_one = Connection(gateway, file)
+        assert open_one.get()[0] == 200
+        not_der = "-----BEGIN X509 CRL-----\nZ2FyYmFnZQ==\n-----END X509 CRL-----\n"
+        (tmp_path / "revoked.pem").write_text({"no list": "garbage", "not DER": not_der, "empty": ""}[lists])
+        (tmp_path / "clients.pem").write_bytes((other.directory / "clients.pem").read_bytes())
+        assert gateway.reload()["error"]["code"] == "RELOAD_REFUSED"
+        assert open_one.get()[0] == 401 and once(gateway, file)[0] is None
+
+
 def test_pages_of_other_origins_have_no_identity_by_the_certificate_of_their_user(authority):
     file = authority.issue([(NameOID.COMMON_NAME, "x")], x509.UniformResourceIdentifier(SPIFFE))[1]
     identities = '[{when: {uri: "spiffe://*"}, permissions: [read]}]'

@@ -1,5 +1,6 @@
 """The first commands of a new user: `init`, `run` without anything, and `audit-upstream`."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -93,6 +94,10 @@ def test_init_refuses_what_it_can_not_write_well(tmp_path):
         ["--routes", "none"],
         ["--listen", "-a.example.com"],
         ["--for", "systemd", "--into", "/home/somebody"],
+        ["--for", "systemd", "--into", "/var/lib/x/../../home/somebody"],
+        ["--for", "systemd", "--into", "/opt/a b"],
+        ["--for", "systemd", "--into", "/opt/a\nExecStartPre=/bin/x"],
+        ["--listen", "a.example.com, b.example.com"],
         ["--for", "kubernetes", "--listen", "127.0.0.1:1"],
         ["--deployment", "model"],
         ["--for", "kubernetes", "--deployment", "a b"],
@@ -171,8 +176,11 @@ spec:
     metadata: {labels: {app: llama}}
     spec:
       containers:
-        - {name: llama, image: "ghcr.io/ggml-org/llama.cpp:server", volumeMounts: [{name: models, mountPath: /models}]}
-      volumes: [{name: models, emptyDir: {}}]
+        - name: llama
+          image: "ghcr.io/ggml-org/llama.cpp:server"
+          ports: [{name: https, containerPort: 8000}, {name: admin, containerPort: 8001}]
+          volumeMounts: [{name: config, mountPath: /models}]
+      volumes: [{name: config, emptyDir: {}}, {name: keys, secret: {secretName: own, items: [{key: a, path: a}]}}]
 """)
     command = [TOOLS / "kubectl", "patch", "--local", "-f", "deployment.yaml", "--patch-file", "sidecar.patch.yaml", "-o", "yaml"]
     patched = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -186,11 +194,20 @@ spec:
     version = subprocess.run([binary(), "version"], capture_output=True, text=True).stdout.split()[1]
     assert sidecar["image"] == f"bearward:{version}" and sidecar["securityContext"]["runAsNonRoot"]
     assert pod["metadata"]["labels"] == {"app": "llama", "bearward": "llama"}
-    assert {volume["name"] for volume in pod["spec"]["volumes"]} >= {mount["name"] for mount in sidecar["volumeMounts"]} | {"models"}
-    # It is the sidecar that the repository has for operators.
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert volumes.keys() == {mount["name"] for mount in sidecar["volumeMounts"]} | {"config", "keys"}
+    # What the Deployment has of its own stays as it is, whatever its names are.
+    assert "emptyDir" in volumes["config"] and volumes["keys"]["secret"]["secretName"] == "own"
+    ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
+    assert not ports.keys() & {"https", "admin"}
+    [service], [policy] = ([one for one in objects if one["kind"] == kind] for kind in ("Service", "NetworkPolicy"))
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == [ports["bearward-https"]]
+    assert [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]] == [ports["bearward-https"], ports["bearward-admin"]]
+    # It is the sidecar that the repository has for operators, with names of its own.
     deployment = yaml.safe_load((pathlib.Path(__file__).parents[2] / "deploy/kubernetes/sidecar/deployment.yaml").read_text())
     [known] = deployment["spec"]["template"]["spec"]["initContainers"]
-    assert {**sidecar, "image": "", "securityContext": ""} == {**known, "image": "", "securityContext": ""}
+    theirs = json.loads(json.dumps({**sidecar, "image": "", "securityContext": ""}).replace('"bearward-', '"'))
+    assert theirs == {**known, "image": "", "securityContext": ""}
     # What is mounted is a configuration that holds, with its key, token and certificate.
     by_name = {one["metadata"]["name"]: one for one in objects}
     mounts = {mount["name"]: mount["mountPath"] for mount in sidecar["volumeMounts"]}
@@ -201,7 +218,7 @@ spec:
         (tmp_path / name).mkdir()
         for file, content in by_name[f"bearward-{name}"]["stringData"].items():
             (tmp_path / name / file).write_text(content)
-        text = text.replace(mounts[name], str(tmp_path / name))
+        text = text.replace(mounts[f"bearward-{name}"], str(tmp_path / name))
     text = text.replace("/var/lib/bearward/state", str(tmp_path / "state"))
     (tmp_path / "bearward.yaml").write_text(text)
     checked = subprocess.run([binary(), "check"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
@@ -261,19 +278,49 @@ def test_an_audit_finds_what_a_servers_own_key_leaves_open():
             assert request.split(b"\r\n\r\n", 1)[1] in (b"", b"{")
 
 
+@contextlib.contextmanager
+def exposed(script):
+    """The port of a server that listens on all addresses."""
+    server = Scripted(script)
+    server.listener.close()
+    server.listener = socket.create_server(("0.0.0.0", 0))
+    with server:
+        yield server.listener.getsockname()[1]
+
+
 def test_an_audit_of_a_server_on_all_addresses_fails():
-    script = vllm(None)
-    with Scripted(script) as server:
-        exposed = socket.create_server(("0.0.0.0", 0))
-        server.listener.close()
-        server.listener, server.port = exposed, exposed.getsockname()[1]
-        import threading
-        threading.Thread(target=server.accept, daemon=True).start()
-        code, outcome = audit(f"http://127.0.0.1:{server.port}")
+    with exposed(vllm(None)) as port:
+        code, outcome = audit(f"http://127.0.0.1:{port}")
         assert code == 1 and outcome["is_exposed"] and outcome["routes"] == "vllm" and outcome["guarded"] == 0
-        assert f"0.0.0.0:{server.port}" in outcome["reach"]
-        printed = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, timeout=60)
+        assert f"0.0.0.0:{port}" in outcome["reach"]
+        printed = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{port}"], capture_output=True, text=True, timeout=60)
         assert "it asks for no key at all" in printed.stdout and "--host 127.0.0.1" in printed.stdout
+
+
+def test_an_audit_that_learns_nothing_is_not_safe():
+    def stalls(side, request):
+        if request.split()[1] == b"/":
+            return side.sendall(json_answer("{}"))
+        select.select([side], [], [], 30)
+        return False
+
+    with exposed(stalls) as port:
+        code, outcome = audit(f"http://127.0.0.1:{port}", "--routes", "tgi")
+        assert code == 1 and not outcome["is_safe"] and outcome["silent"] > 0
+    assert audit(f"http://127.0.0.1:{free_port()}", "--routes", "any")[0] == 2
+
+
+def test_a_server_that_hides_behind_its_own_key_is_asked_as_every_kind():
+    def hides(side, request):
+        if request.split()[1] == b"/v1/models":
+            return side.sendall(json_answer("{}", "401 Unauthorized"))
+        vllm("secret")(side, request)
+
+    with Scripted(hides) as server:
+        found = verdicts(audit(f"http://127.0.0.1:{server.port}")[1])
+        assert found["/invocations"] == found["/pause"] == "open" and found["/v1/models"] == "guarded"
+        asked = [request.split(b" HTTP")[0] for request in server.requests]
+        assert b"GET /health_generate" not in asked and not [one for one in asked if b"{" in one]
 
 
 def test_an_audit_says_why_it_can_not_ask():

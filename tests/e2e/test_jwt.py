@@ -322,6 +322,25 @@ def test_a_guess_beside_a_token_of_an_unknown_key_counts_once():
         wait_for("the audit names the guess", lambda: len(suspected()) == 1)
 
 
+def test_what_was_not_looked_up_is_a_new_guess_from_elsewhere():
+    forwarded = "trusted_proxies: [127.0.0.0/8]\n"
+    with Issuer() as issuer:
+        auth = issuer.config(timeout="30s").removesuffix("}") + ", headers: [authorization, x-api-key], conflict: any}"
+        with guarded(issuer, auth, more=f"{forwarded}failed_attempts: {{per_address: 1, per: 1h}}") as gateway:
+            unknown = issuer.token(key=Key("unknown"))
+
+            def guessed(address, guess, *headers):
+                more = [("X-Forwarded-For", address), ("X-Api-Key", guess), *headers]
+                return ask(gateway.port, "GET", "/v1/models", more)[0]
+
+            beside = ("Authorization", f"Bearer {unknown}")
+            assert guessed("192.0.2.1", "used-up") == 401
+            # This address is blocked, so its guess is looked up neither before nor after the wait.
+            assert guessed("192.0.2.1", "guess", beside) == 429
+            assert guessed("192.0.2.2", "guess", beside) in (401, 429)
+            assert guessed("192.0.2.2", "another") == 429
+
+
 def test_a_guess_counts_although_its_client_leaves_during_the_wait_for_keys():
     with Issuer() as issuer, guarded_with_guesses(issuer, 1) as gateway:
         unknown = issuer.token(key=Key("unknown"))

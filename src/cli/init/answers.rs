@@ -1,6 +1,7 @@
 //! What `bearward init` needs to know: from arguments, else from questions, else by default.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::net::SocketAddr;
 
 use clap::ValueEnum;
 
@@ -29,16 +30,20 @@ pub(super) enum Reached {
 }
 
 impl Reached {
-    /// Parses `HOST:PORT`, or a domain.
+    /// Parses an IP address or `localhost` with a port, or a domain.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let is_of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        let is_label =
+            |label: &str| !label.is_empty() && !label.starts_with('-') && label.bytes().all(is_of_label);
+        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
         let is_domain =
-            text.contains('.') && !text.contains(':') && text.parse::<std::net::IpAddr>().is_err();
+            text.contains('.') && text.split('.').all(is_label) && !text.split('.').all(is_number);
         if is_domain {
             return Ok(Reached::ByName(text.to_owned()));
         }
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        match port {
-            Some(port) if port != 0 => Ok(Reached::At(text.to_owned())),
+        let numbers = text.replace("localhost:", "127.0.0.1:");
+        match numbers.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Reached::At(text.to_owned())),
             _ => Err("an address as in 127.0.0.1:8080 or 0.0.0.0:8443, or a domain as in api.example.com"
                 .to_owned()),
         }
@@ -166,6 +171,7 @@ mod tests {
         let at = |text: &str| Ok(Reached::At(text.to_owned()));
         assert_eq!(Reached::parse("127.0.0.1:8080"), at("127.0.0.1:8080"));
         assert_eq!(Reached::parse("[::]:8443"), at("[::]:8443"));
+        assert_eq!(Reached::parse("localhost:80"), at("localhost:80"));
         assert_eq!(Reached::parse("api.example.com"), Ok(Reached::ByName("api.example.com".to_owned())));
         for none in
             ["", "8080", "127.0.0.1", "::1", "localhost", "a.example:x", "127.0.0.1:0", "127.0.0.1:99999"]

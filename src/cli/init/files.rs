@@ -34,9 +34,14 @@ impl NewFiles {
         self.files.push(NewFile { path, text: Zeroizing::new(text), mode });
     }
 
+    /// Returns the paths of the files.
+    pub(super) fn paths(&self) -> Vec<String> {
+        self.files.iter().map(|file| file.path.display().to_string()).collect()
+    }
+
     /// Returns the paths of the files, for a message.
     pub(super) fn names(&self) -> String {
-        let names: Vec<String> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+        let names = self.paths();
         match names.split_last() {
             Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
             _ => names.concat(),
@@ -81,8 +86,10 @@ impl NewFile {
     fn write(&self) -> std::io::Result<()> {
         // `create_new` never follows a link that somebody put there in the meantime.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&self.path)?;
-        file.write_all(self.text.as_bytes())?;
-        file.sync_all()
+        let written = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
+        written.inspect_err(|_| {
+            let _stays_if_it_must = fs::remove_file(&self.path);
+        })
     }
 }
 

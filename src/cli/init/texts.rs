@@ -133,6 +133,7 @@ impl Manifest<'_> {
         // Without a group that owns mounted Secrets, bearward reads them as others do; no other container mounts them.
         let volumes =
             between(SIDECAR, "      volumes:\n", "        - name: models\n").replace("0440", "0444");
+        let (container, volumes) = (own_names(&container), own_names(&volumes));
         format!(
             "# Puts bearward into the pods of the Deployment {name}:
 #   kubectl patch deployment {name} --patch-file sidecar.patch.yaml
@@ -147,6 +148,26 @@ spec:
 {container}{volumes}"
         )
     }
+}
+
+/// Returns a part of a pod in which volumes and ports have names that no other container of the pod has.
+fn own_names(part: &str) -> String {
+    let of_volumes =
+        ["config", "keys", "tls", "admin", "state"].iter().fold(part.to_owned(), |text, name| {
+            let in_map = text.replace(
+                &format!("{{name: {name}, mountPath"),
+                &format!("{{name: bearward-{name}, mountPath"),
+            );
+            in_map
+                .replace(&format!("        - name: {name}\n"), &format!("        - name: bearward-{name}\n"))
+        });
+    let of_ports = ["https", "admin"].iter().fold(of_volumes, |text, name| {
+        text.replace(
+            &format!("{{name: {name}, containerPort"),
+            &format!("{{name: bearward-{name}, containerPort"),
+        )
+    });
+    of_ports.replace("port: admin}", "port: bearward-admin}")
 }
 
 /// Returns the lines from `first` on, up to `end`.
