@@ -41,9 +41,10 @@ impl Reached {
         if is_domain {
             return Ok(Reached::ByName(text.to_owned()));
         }
+        // A socket of systemd has no name.
         let numbers = text.replace("localhost:", "127.0.0.1:");
         match numbers.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok(Reached::At(text.to_owned())),
+            Ok(address) if address.port() != 0 => Ok(Reached::At(numbers)),
             _ => Err("an address as in 127.0.0.1:8080 or 0.0.0.0:8443, or a domain as in api.example.com"
                 .to_owned()),
         }
@@ -171,7 +172,7 @@ mod tests {
         let at = |text: &str| Ok(Reached::At(text.to_owned()));
         assert_eq!(Reached::parse("127.0.0.1:8080"), at("127.0.0.1:8080"));
         assert_eq!(Reached::parse("[::]:8443"), at("[::]:8443"));
-        assert_eq!(Reached::parse("localhost:80"), at("localhost:80"));
+        assert_eq!(Reached::parse("localhost:80"), at("127.0.0.1:80"));
         assert_eq!(Reached::parse("api.example.com"), Ok(Reached::ByName("api.example.com".to_owned())));
         for none in
             ["", "8080", "127.0.0.1", "::1", "localhost", "a.example:x", "127.0.0.1:0", "127.0.0.1:99999"]
