@@ -8,8 +8,9 @@ import sys
 import pytest
 
 import tiny_model
-from gateway import CACHE, Gateway, free_port, wait_for
+from gateway import CACHE, Gateway, Process, free_port, wait_for
 
+subprocess.Popen = Process
 HERE = pathlib.Path(__file__).parent
 
 KEYS = {

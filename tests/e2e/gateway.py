@@ -31,18 +31,26 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def launch(command, **options):
-    """A process by `subprocess.Popen`. An exec that fails with EFAULT is tried once more.
+class Process(subprocess.Popen):
+    """A process whose exec is tried once more if it fails with EFAULT.
 
     The program and its arguments are sound then: with many processes starting from many threads,
-    Linux was seen to answer EFAULT once in some thousand starts.
+    Linux was seen to answer EFAULT once in some thousand starts. conftest.py puts this class in the
+    place of `subprocess.Popen`, so that it holds for `subprocess.run` too.
     """
-    try:
-        return subprocess.Popen(command, **options)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return subprocess.Popen(command, **options)
+
+    def __init__(self, *args, **options):
+        try:
+            super().__init__(*args, **options)
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            super().__init__(*args, **options)
+
+
+def launch(command, **options):
+    """A process of a test."""
+    return Process(command, **options)
 
 
 def wait_for(condition, holds, seconds=30):
