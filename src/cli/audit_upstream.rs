@@ -27,7 +27,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug, Args)]
 pub(super) struct AuditUpstream {
     /// The URL of the model server: http://HOST:PORT or https://HOST:PORT
-    #[arg(value_name = "URL", value_parser = values::endpoint)]
+    #[arg(value_name = "URL", value_parser = EndpointAddress::parse)]
     url: EndpointAddress,
     /// The kind of the server, if it does not tell: openai, vllm, llama-cpp, ollama, triton, sglang, tgi
     #[arg(long, value_name = "NAME", value_parser = values::preset)]

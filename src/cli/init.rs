@@ -41,7 +41,7 @@ pub(super) struct Init {
     #[arg(long = "for", value_name = "PLACE")]
     place: Option<Place>,
     /// The model server; asked if it is not given [default: http://127.0.0.1:8000]
-    #[arg(long, value_name = "URL", value_parser = values::endpoint)]
+    #[arg(long, value_name = "URL", value_parser = EndpointAddress::parse)]
     upstream: Option<EndpointAddress>,
     /// Where clients reach bearward, an address or a domain; asked if it is not given [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", value_parser = Reached::parse)]
@@ -158,9 +158,11 @@ impl Init {
             return Ok((files, steps_here(&of_config, &curl(reached, &directory))));
         }
         let binary = std::env::current_exe()?;
-        let installs = is_hidden(&binary).then(|| binary.clone());
+        let installs = (is_hidden(&binary) || !is_plain(&binary)).then(|| binary.clone());
         let binary = if installs.is_some() { SERVICE_BINARY.into() } else { binary };
-        let owned = files.paths();
+        let mut owned = files.paths();
+        // A directory that is there already may hold files of others.
+        owned.extend((!directory.exists()).then(|| directory.display().to_string()));
         files.add("bearward.service", texts::unit(&directory, &binary), 0o644);
         if is_privileged(reached) {
             files.add("bearward.socket", texts::socket(&directory, reached), 0o644);
@@ -279,7 +281,7 @@ fn steps_here(config: &Path, curl: &str) -> Vec<String> {
 /// What the steps for a service are about.
 struct Service<'a> {
     directory: &'a Path,
-    /// The files that the service reads.
+    /// The files that the service reads, and their directory if it is new.
     owned: Vec<String>,
     /// The program, if a service can't see it where it is.
     installs: Option<&'a Path>,
@@ -296,7 +298,7 @@ impl Service<'_> {
         let of_directory = units.split(' ').map(|unit| directory.join(unit).display().to_string());
         steps.extend([
             "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
-            format!("  chown root:bearward {} {}", directory.display(), owned.join(" ")),
+            format!("  chown root:bearward {}", owned.join(" ")),
             format!("  mv {} /etc/systemd/system/", of_directory.collect::<Vec<_>>().join(" ")),
             "  systemctl daemon-reload".to_owned(),
             format!("  systemctl enable --now {units}"),

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use super::failure::Failure;
-use crate::config::EndpointAddress;
 use crate::config::decode::parse_duration;
 use crate::config::presets::Preset;
 
@@ -14,11 +13,6 @@ pub(super) fn preset(text: &str) -> Result<Preset, String> {
         let names: Vec<&str> = Preset::ALL.iter().map(|(name, _)| *name).collect();
         format!("one of {}", names.join(", "))
     })
-}
-
-/// Parses the address of a server.
-pub(super) fn endpoint(text: &str) -> Result<EndpointAddress, String> {
-    EndpointAddress::parse(text)
 }
 
 /// Returns the current time, rounded down to the second because people read the files.

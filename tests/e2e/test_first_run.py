@@ -142,6 +142,10 @@ def test_the_unit_and_the_files_of_a_service_belong_together(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         names = sorted(path.name for path in directory.iterdir())
         assert names == ["bearward.service", "bearward.socket", "config.yaml", "keys.yaml", "tls.crt", "tls.key"]
+        # The directory is new, so its group is the service's; one that was there may hold files of others.
+        [chown] = [line for line in done.stderr.splitlines() if "chown" in line]
+        owned = set(chown.split()[2:])
+        assert owned == {str(directory), *(str(directory / name) for name in names if not name.startswith("bearward."))}
         unit = (directory / "bearward.service").read_text()
         assert f"run --config {directory}/config.yaml" in unit and f"ConditionFileNotEmpty={directory}/keys.yaml" in unit
         assert "ListenStream=0.0.0.0:443" in (directory / "bearward.socket").read_text()
@@ -157,6 +161,22 @@ def test_the_unit_and_the_files_of_a_service_belong_together(tmp_path_factory):
         (directory / "config.yaml").write_text(config)
         checked = subprocess.run([binary(), "check", "--config", str(directory / "config.yaml")], capture_output=True, text=True, timeout=30)
         assert checked.returncode == 0, checked.stderr
+    finally:
+        subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+def test_a_directory_that_was_there_keeps_its_group(tmp_path_factory):
+    directory = pathlib.Path("/var/lib") / f"bearward-there-{os.getpid()}"
+    try:
+        directory.mkdir()
+        done = init("/", "--for", "systemd", "--into", str(directory), "--listen", "api.example.com", "--upstream", "http://127.0.0.1:1")
+        assert done.returncode == 0, done.stderr
+        [chown] = [line for line in done.stderr.splitlines() if "chown" in line]
+        assert set(chown.split()[2:]) == {str(directory / "config.yaml"), str(directory / "keys.yaml")}
+        [listener] = yaml.safe_load((directory / "config.yaml").read_text())["listeners"]
+        assert listener == {"address": "0.0.0.0:443", "tls": {"acme": {"domains": ["api.example.com"]}}}
+    except PermissionError:
+        pytest.skip("needs root")
     finally:
         subprocess.run(["rm", "-rf", str(directory)], check=True)
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use clap::ValueEnum;
 
 use crate::cli::failure::Failure;
-use crate::cli::values;
 use crate::config::{Address, EndpointAddress};
 
 /// How bearward will run.
@@ -135,7 +134,7 @@ impl Questions {
 
     pub(super) fn upstream(&self, given: Option<EndpointAddress>) -> Result<EndpointAddress, Failure> {
         let question = "The URL of the model server, as bearward reaches it?";
-        self.answer(given, question, "http://127.0.0.1:8000", values::endpoint)
+        self.answer(given, question, "http://127.0.0.1:8000", EndpointAddress::parse)
     }
 
     pub(super) fn reached(&self, given: Option<Reached>) -> Result<Reached, Failure> {

@@ -28,9 +28,11 @@ pub(super) fn configuration(
 ) -> String {
     let file = |name: &str| quoted(&directory.join(name).display().to_string());
     let tls = match reached {
-        Reached::ByName(domain) if is_service => format!("\n    tls: {{acme: {{domains: [{domain}]}}}}"),
+        Reached::ByName(domain) if is_service => {
+            format!("\n    tls: {{acme: {{domains: [{}]}}}}", quoted(domain))
+        }
         Reached::ByName(domain) => {
-            format!("\n    tls: {{acme: {{domains: [{domain}], storage: {}}}}}", file("acme"))
+            format!("\n    tls: {{acme: {{domains: [{}], storage: {}}}}}", quoted(domain), file("acme"))
         }
         Reached::At(_) if reached.is_local() => String::new(),
         Reached::At(_) => {
