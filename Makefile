@@ -19,7 +19,8 @@ LITELLM_VERSION := 1.106.12
 COMMA := ,
 TOOLS := target/tools
 VENV := .venv
-WAITING := tests/e2e/test_acme.py
+# Tests mostly wait, so more of them than cores run at the same time; those of one file run in order.
+WORKERS := 4
 NODE := tests/.cache/node
 # nextest runs tests in parallel processes. Without it, plain cargo test is used.
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
@@ -55,10 +56,7 @@ unit: ## Unit, property and integration tests
 e2e: e2e-setup ## The real binary with curl, the OpenAI SDK, a real llama.cpp server, Prometheus, nginx and Chromium
 	@echo "building the binary for end-to-end tests …"
 	$(CARGO) build --profile e2e --features test-hooks --target-dir target/e2e-hooks
-	@# Tests with a certificate authority mostly wait, so they run beside the others.
-	@mkdir -p tests/.cache; $(VENV)/bin/python -m pytest -q $(WAITING) >tests/.cache/waiting.log 2>&1 & waiting=$$!; \
-		$(VENV)/bin/python -m pytest -q tests/e2e $(WAITING:%=--ignore=%); outcome=$$?; \
-		wait $$waiting || { cat tests/.cache/waiting.log; exit 1; }; exit $$outcome
+	$(VENV)/bin/python -m pytest -q tests/e2e -n $(WORKERS) --dist loadfile
 
 # Pebble is a certificate authority; nginx passes TCP connections on by a module of its own.
 e2e-setup: $(VENV)/.ready $(NODE)/.ready

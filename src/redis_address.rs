@@ -48,6 +48,8 @@ pub(crate) enum AddressFault {
     Master,
     /// The URLs of a cluster differ in more than the host.
     Mixed,
+    /// A build without the feature `redis`.
+    NotBuilt,
 }
 
 impl fmt::Display for AddressFault {
@@ -61,6 +63,7 @@ impl fmt::Display for AddressFault {
             AddressFault::Port => "not a port",
             AddressFault::Database => "not the number of a database",
             AddressFault::Master => "the URL names no master, as in redis+sentinel://host:26379/mymaster",
+            AddressFault::NotBuilt => "bearward was built without the feature `redis`",
             AddressFault::Mixed => "the URLs of a cluster have the same scheme and user, and no database",
         })
     }
@@ -108,6 +111,9 @@ impl RedisAddress {
             "" => 0,
             number => number.parse().map_err(|_| AddressFault::Database)?,
         };
+        if cfg!(not(feature = "redis")) {
+            return Err(AddressFault::NotBuilt);
+        }
         Ok(RedisAddress { hosts, kind, is_tls, user, database })
     }
 

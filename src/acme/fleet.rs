@@ -10,12 +10,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{RedisResult, Script};
 use tokio::sync::Mutex;
 
 use super::challenges::{FRESH, Question};
 use crate::random_id::random_id;
-use crate::redis_link::{Connection, text_of};
+use crate::redis_link::{Connection, ErrorKind, RedisResult, Script, cmd, text_of};
 use crate::shared::Settings;
 
 /// Time after which a lock that is not renewed has ended, in milliseconds.
@@ -117,7 +116,7 @@ impl Fleet {
 
     pub(super) async fn withdraw(&self, question: &Question) {
         let Some(settings) = (self.of_server)() else { return };
-        let mut command = redis::cmd("HDEL");
+        let mut command = cmd("HDEL");
         command.arg(answers_of(&settings)).arg(question.text());
         self.ask(&settings, async |mut link| command.query_async::<i64>(&mut link).await).await;
     }
@@ -129,7 +128,7 @@ impl Fleet {
         // Whoever asks meanwhile waits for the same answer.
         let mut answers = self.answers.lock().await;
         if answers.0.is_none_or(|read| read.elapsed() >= FRESH) {
-            let mut command = redis::cmd("HGETALL");
+            let mut command = cmd("HGETALL");
             command.arg(answers_of(&settings));
             let all = self
                 .ask(&settings, async |mut link| {
@@ -164,7 +163,7 @@ impl Fleet {
             self.connection.replace(Some(connection.clone()));
             send(connection).await
         };
-        let late = || Err((redis::ErrorKind::Io, "no answer in time").into());
+        let late = || Err((ErrorKind::Io, "no answer in time").into());
         let answer = tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_elapsed| late());
         let was_in_trouble = self.is_in_trouble.replace(answer.is_err());
         match answer {

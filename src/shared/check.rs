@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::{RedisError, RedisResult};
 
 use super::link::Outage;
 use super::scripts::Scripts;
@@ -15,7 +14,7 @@ use crate::config::{AttemptQuota, Quota, Unit};
 use crate::limit::{Attempts, LeasedSlots, Limiter};
 use crate::observe::ledger::day_of;
 use crate::observe::untold::{Telling, Untold};
-use crate::redis_link::{Connection, text_of};
+use crate::redis_link::{Connection, ErrorKind, RedisError, RedisResult, text_of};
 
 /// What is wrong with a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,5 +78,5 @@ async fn check_usage(scripts: &Scripts, connection: &mut Connection, prefix: &st
 
 /// Whether the server was reached, and refuses the user or the command.
 fn is_refusal(error: &RedisError) -> bool {
-    error.code().is_some() || error.kind() == redis::ErrorKind::AuthenticationFailed
+    error.code().is_some() || error.kind() == ErrorKind::AuthenticationFailed
 }

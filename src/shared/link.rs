@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::limit::PartOf;
 use crate::observe::histogram::Histogram;
-use crate::redis_link::text_of;
+use crate::redis_link::{RedisError, text_of};
 
 /// Bounds of the times of asks, in seconds.
 const ASK_BOUNDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05];
@@ -211,7 +211,7 @@ impl Link {
     }
 
     /// Records what the server or the connection says that it should not, and tells it from time to time.
-    pub(super) fn note_trouble(&self, error: &redis::RedisError) {
+    pub(super) fn note_trouble(&self, error: &RedisError) {
         let text = text_of(error);
         let mut counts = self.counts();
         let told =

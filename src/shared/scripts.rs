@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use redis::{RedisResult, Script, Value};
-
 use super::link::{Outage, Replica};
 use super::usage::UsageScripts;
 use crate::address::host_part;
@@ -12,7 +10,9 @@ use crate::limit::{
     Answer, AnswerOfWindow, Ask, Attempts, AttemptsCounted, BudgetAnswer, BudgetAsk, BudgetSettlement,
     BudgetTold, Outcome, SlotAsk,
 };
-use crate::redis_link::Connection;
+use crate::redis_link::{
+    Connection, ErrorKind, RedisError, RedisResult, Script, Value, from_redis_value_ref,
+};
 
 /// The scripts. The server caches them by their hash.
 pub(super) struct Scripts {
@@ -236,8 +236,8 @@ impl Scripts {
     }
 }
 
-fn unexpected() -> redis::RedisError {
-    (redis::ErrorKind::UnexpectedReturnType, "the server answered a script with something else").into()
+fn unexpected() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "the server answered a script with something else").into()
 }
 
 /// Reads the values that the lease script returns.
@@ -299,7 +299,7 @@ fn of_budgets(values: &[i64], budgets: usize) -> Option<BudgetAnswer> {
 
 /// Reads the values that the heartbeat script returns.
 fn heard(values: &[Value]) -> Option<Heard> {
-    let text = |value: &Value| redis::from_redis_value_ref::<String>(value).ok();
+    let text = |value: &Value| from_redis_value_ref::<String>(value).ok();
     let number = |value: &Value| text(value)?.parse::<u64>().ok();
     let [now, from, to, wiped, count, lists @ ..] = values else { return None };
     let (exhausted, replicas) = lists.split_at_checked(usize::try_from(number(count)?).ok()?)?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::RedisResult;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -21,7 +20,7 @@ use crate::limit::{
     LeasedSlots, Passed, Unsettled,
 };
 use crate::observe::untold::Untold;
-use crate::redis_link::Connection;
+use crate::redis_link::{Connection, RedisError, RedisResult};
 
 /// Time after which a replica without heartbeats is no longer one of the replicas, and its slots end.
 const REGISTRATION: Duration = Duration::from_millis(2500);
@@ -451,7 +450,7 @@ impl Session {
         self.is_over.set(true);
     }
 
-    fn note_error(&self, error: &redis::RedisError) {
+    fn note_error(&self, error: &RedisError) {
         if self.is_over.get() {
             return;
         }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
-use redis::{FromRedisValue, RedisError, RedisResult, Script};
 
 use super::settings::Settings;
 use crate::observe::ledger::{Counts, LastUses, MOST_MODELS, OTHER_MODELS, RowKey};
 use crate::observe::untold::{Telling, Untold};
-use crate::redis_link::{Connection, Server, text_of};
+use crate::redis_link::{
+    Connection, FromRedisValue, RedisError, RedisResult, Script, Server, Value, cmd, text_of,
+};
 
 /// The life of sums and of last uses: in days, and in milliseconds.
 const KEPT_DAYS: i64 = 400;
@@ -160,7 +161,7 @@ fn first_kept(since: Date, today: Date) -> Date {
 pub(crate) async fn last_uses(settings: &Settings) -> Result<LastUses, String> {
     let told = |error: RedisError| format!("{}: {}", settings.server.address, text_of(&error));
     let mut connection = reading(settings).await.map_err(told)?;
-    let mut since = redis::cmd("HGET");
+    let mut since = cmd("HGET");
     since.arg(known_of(&settings.prefix)).arg("since");
     let since: Option<i64> = since.query_async(&mut connection).await.map_err(told)?;
     let uses = scan(&mut connection, "ZSCAN", &last_uses_of(&settings.prefix)).await.map_err(told)?;
@@ -189,9 +190,9 @@ async fn reading(settings: &Settings) -> RedisResult<Connection> {
 async fn scan(connection: &mut Connection, command: &str, key: &str) -> RedisResult<HashMap<String, String>> {
     let (mut entries, mut cursor) = (HashMap::new(), "0".to_owned());
     loop {
-        let mut scan = redis::cmd(command);
+        let mut scan = cmd(command);
         scan.arg(key).arg(&cursor).arg("COUNT").arg(ENTRIES);
-        let (next, page): (String, redis::Value) = scan.query_async(connection).await?;
+        let (next, page): (String, Value) = scan.query_async(connection).await?;
         let page = Vec::<(String, String)>::from_redis_value(page)?;
         entries.extend(page);
         if next == "0" {

@@ -78,7 +78,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gateway(model, files):
-    text = files.mapped((EXAMPLES / "proxied.yaml").read_text())
+    text = files.mapped((EXAMPLES / "proxied.yaml").read_text()) + "\nadmin: {address: '127.0.0.1:0'}\n"
     with Running(text.replace("127.0.0.1:8000", f"127.0.0.1:{model.server_address[1]}")) as gateway:
         yield gateway
 

@@ -5,8 +5,6 @@
 
 use std::sync::PoisonError;
 
-use redis::Value;
-
 use super::link::{Link, LinkError};
 use super::scripts::{list, number, word};
 use super::version::{Edited, Version};
@@ -18,6 +16,7 @@ use crate::key_store::jsonl::{self, MAX_LINE};
 use crate::keys::KeyRecord;
 use crate::keys::token::is_key_id;
 use crate::random_id::random_id;
+use crate::redis_link::{RedisResult, Value};
 
 /// How many of the last changes are noted in the server. A reader that knows only an older version
 /// reads all entries.
@@ -195,7 +194,7 @@ impl RedisStore {
                 }
             },
         };
-        let decoded = || -> redis::RedisResult<(String, String, Option<u64>)> {
+        let decoded = || -> RedisResult<(String, String, Option<u64>)> {
             let mut values = list(answer)?.into_iter();
             let (outcome, about) = (word(values.next())?, word(values.next())?);
             let generation = values.next().map(|value| number(Some(value))).transpose()?;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -15,7 +13,10 @@ use crate::config::KeyServer;
 use crate::config::fault::Fault;
 use crate::key_store::jsonl::MAX_LINE;
 use crate::random_id::random_id;
-use crate::redis_link::{Certificates, OnPush, Server};
+use crate::redis_link::{
+    Certificates, ErrorKind, MultiplexedConnection, OnPush, RedisError, RedisResult, Server, ServerErrorKind,
+    Value, cmd,
+};
 
 /// The longest time that one command takes.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -105,7 +106,7 @@ pub(super) fn reached(server: &KeyServer) -> Result<Server, LinkError> {
 
 /// Asks for push messages about the entries and the state.
 pub(super) async fn track(connection: &mut MultiplexedConnection, names: &Names) -> RedisResult<()> {
-    let mut tracking = redis::cmd("CLIENT");
+    let mut tracking = cmd("CLIENT");
     tracking.arg("TRACKING").arg("ON").arg("BCAST");
     for name in [&names.entries, &names.state] {
         tracking.arg("PREFIX").arg(name);

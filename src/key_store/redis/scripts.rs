@@ -1,10 +1,9 @@
 //! The scripts that run in the server, and strict decoders of their answers.
 
-use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value};
-
 use super::version::{Changes, Version};
-use crate::redis_link::text_of;
+use crate::redis_link::{
+    ErrorKind, MultiplexedConnection, RedisError, RedisResult, Script, ServerErrorKind, Value, cmd, text_of,
+};
 
 /// A script. The server caches it by its hash.
 pub(super) struct StoreScript {
@@ -54,7 +53,7 @@ impl StoreScript {
         arguments: &[&[u8]],
     ) -> RedisResult<Value> {
         let command = |verb: &str, script: &str| {
-            let mut command = redis::cmd(verb);
+            let mut command = cmd(verb);
             command.arg(script).arg(names.len()).arg(names).arg(arguments);
             command
         };

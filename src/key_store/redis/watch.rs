@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -23,6 +21,7 @@ use super::version::{Health, Pushes, Version};
 use crate::config::fault::Faults;
 use crate::key_store::availability::Availability;
 use crate::random_id::random_id;
+use crate::redis_link::{MultiplexedConnection, PushInfo, PushKind, RedisResult, Value};
 use crate::thread_supervisor::Ended;
 
 /// Time between two heartbeats.
