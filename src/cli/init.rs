@@ -3,8 +3,11 @@
 
 mod answers;
 mod files;
+mod kubernetes;
+mod service;
 mod texts;
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,21 +20,17 @@ use super::terminal::{print, say};
 use super::values;
 use crate::config::presets::Preset;
 use crate::config::{Config, EndpointAddress};
-use crate::key_store::edit;
+use crate::key_store::{edit, id_secret};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission};
 use crate::net::server_client::ServerClient;
-use answers::{DeploymentName, Place, Questions, Reached};
+use answers::{DeploymentName, Namespace, Place, Questions, Reached};
 use files::NewFiles;
-use texts::Manifest;
+use kubernetes::Sidecar;
+use service::{Service, is_hidden, is_plain};
 
 /// The directory of a service.
 const SERVICE_DIRECTORY: &str = "/etc/bearward";
-/// Directories that the unit of systemd can't see.
-const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
-/// The program, for a service, if it runs from a directory that a service can't see.
-const SERVICE_BINARY: &str = "/usr/local/bin/bearward";
-
 /// How long the first key is valid.
 const LIFETIME: &str = "90d";
 
@@ -46,9 +45,12 @@ pub(super) struct Init {
     /// Where clients reach bearward, an address or a domain; asked if it is not given [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", value_parser = Reached::parse)]
     listen: Option<Reached>,
-    /// With --for kubernetes: the Deployment of the model server; asked if it is not given [default: model]
+    /// With --for kubernetes: the Deployment of the model server; asked if it is not given
     #[arg(long, value_name = "NAME", value_parser = DeploymentName::parse, conflicts_with = "listen")]
     deployment: Option<DeploymentName>,
+    /// With --for kubernetes: the namespace of the Deployment [default: that of kubectl]
+    #[arg(long, value_name = "NAME", value_parser = Namespace::parse, requires = "deployment")]
+    namespace: Option<Namespace>,
     /// What clients may ask for: openai, vllm, llama-cpp, ollama, triton, sglang, tgi, any [default: by what the
     /// model server tells of itself, else openai]
     #[arg(long, value_name = "NAME", value_parser = values::preset)]
@@ -90,7 +92,14 @@ impl Init {
                     return Err(Failure::Usage(message));
                 }
                 let deployment = questions.deployment(self.deployment.clone())?;
-                self.for_kubernetes(&deployment, &upstream, &key)?
+                let sidecar = Sidecar {
+                    deployment: &deployment,
+                    namespace: self.namespace.as_ref(),
+                    upstream: &upstream,
+                    routes: self.routes,
+                    into: self.into.as_deref().unwrap_or(Path::new("")),
+                };
+                sidecar.made(&key)?
             }
             Place::Here | Place::Systemd => {
                 if self.deployment.is_some() {
@@ -127,16 +136,8 @@ impl Init {
             Some(_) => std::path::absolute(&directory)?,
             None => directory,
         };
-        if is_service && !is_plain(&directory) {
-            let message =
-                format!("{}: a unit needs a path of letters, digits, `-`, `_` and `.`", directory.display());
-            return Err(Failure::Usage(message));
-        }
-        if is_service && is_hidden(&directory) {
-            return Err(Failure::Usage(format!(
-                "{}: a service can't see this directory; --into another one",
-                directory.display()
-            )));
+        if is_service {
+            check_for_a_service(&directory)?;
         }
         let routes = routes(self.routes, upstream)?;
         let config_name = if is_service { "config.yaml" } else { "bearward.yaml" };
@@ -148,18 +149,33 @@ impl Init {
         files.add(config_name, config, 0o644);
         files.add("keys.yaml", edit::yaml_text(std::slice::from_ref(&key.record)), mode);
         let has_certificate = matches!(reached, Reached::At(_)) && !reached.is_local();
+        let mut notes = Vec::new();
         if has_certificate {
             let tls = SelfSigned::new(names(reached))?;
+            notes.push(format!(
+                "bearward: tls.crt is signed by itself, for {}, and valid until {}: clients need it (curl --cacert), or put \
+                 a certificate of your authority in its place",
+                tls.names.join(", "),
+                tls.valid_until
+            ));
             files.add("tls.crt", tls.certificate, 0o644);
             files.add("tls.key", tls.private_key, mode);
         }
         if !is_service {
             let of_config = directory.join(config_name);
-            return Ok((files, steps_here(&of_config, &curl(reached, &directory))));
+            notes.extend(steps_here(&of_config, &curl(reached, &directory)));
+            return Ok((files, notes));
         }
+        let no_randomness =
+            |error: &dyn std::fmt::Display| Failure::Failed(format!("no randomness: {error}"));
+        let admin_token = Token::generate().map_err(|error| no_randomness(&error))?;
+        files.add("admin.token", admin_token.reveal().to_owned(), mode);
+        // The service can't write here, so it can't make the secret of key ids itself.
+        let secret = id_secret::hex().map_err(|error| no_randomness(&error))?;
+        files.add(id_secret::FILE_NAME, format!("{}\n", *secret), mode);
         let binary = std::env::current_exe()?;
         let installs = (is_hidden(&binary) || !is_plain(&binary)).then(|| binary.clone());
-        let binary = if installs.is_some() { SERVICE_BINARY.into() } else { binary };
+        let binary = if installs.is_some() { service::BINARY.into() } else { binary };
         let mut owned = files.paths();
         // A directory that is there already may hold files of others.
         owned.extend((!directory.exists()).then(|| directory.display().to_string()));
@@ -167,45 +183,23 @@ impl Init {
         if is_privileged(reached) {
             files.add("bearward.socket", texts::socket(&directory, reached), 0o644);
         }
-        let service = Service { directory: &directory, owned, installs: installs.as_deref() };
-        let steps = service.steps(is_privileged(reached), &curl(reached, &directory));
-        Ok((files, steps))
+        let has_socket = is_privileged(reached);
+        let service = Service { directory: &directory, owned, installs: installs.as_deref(), has_socket };
+        notes.extend(service.steps(&curl(reached, &directory)));
+        Ok((files, notes))
     }
+}
 
-    /// Returns the files for a sidecar, and what to do next.
-    fn for_kubernetes(
-        &self,
-        deployment: &DeploymentName,
-        upstream: &EndpointAddress,
-        key: &FirstKey,
-    ) -> Result<(NewFiles, Vec<String>), Failure> {
-        let service = ["bearward", "localhost"].map(str::to_owned).to_vec();
-        let (tls, admin_token) = (SelfSigned::new(service)?, Token::generate());
-        let admin_token = admin_token.map_err(|error| Failure::Failed(format!("no randomness: {error}")))?;
-        let manifest = Manifest {
-            deployment,
-            upstream,
-            // The server in the pod can't be asked from here.
-            routes: self.routes.unwrap_or(Preset::OpenAi),
-            key: &edit::one_key_text(&key.record),
-            admin_token: admin_token.reveal(),
-            tls: &tls,
-        };
-        let mut files = NewFiles::within(self.into.as_deref().unwrap_or(Path::new("")));
-        files.add("kubernetes.yaml", manifest.objects(), 0o600);
-        files.add("sidecar.patch.yaml", manifest.patch(), 0o644);
-        let name = deployment.as_str();
-        let steps = [
-            "bearward: next, with the secret in KEY, the model server at 127.0.0.1 in its pod, and an image of deploy/docker/Dockerfile:".to_owned(),
-            "  (probes of the model server by httpGet no longer reach it: use exec, or bearward's)".to_owned(),
-            "  kubectl apply -f kubernetes.yaml".to_owned(),
-            format!("  kubectl patch deployment {name} --patch-file sidecar.patch.yaml"),
-            format!("  kubectl rollout status deployment {name}"),
-            "  kubectl port-forward service/bearward 8443:443 &".to_owned(),
-            "  curl -k https://localhost:8443/v1/models -H \"Authorization: Bearer $KEY\"".to_owned(),
-        ];
-        Ok((files, steps.to_vec()))
-    }
+/// Checks that a unit can name a directory, and that its service can see it.
+fn check_for_a_service(directory: &Path) -> Result<(), Failure> {
+    let fault = if !is_plain(directory) {
+        "a unit needs a path of letters, digits, `-`, `_` and `.`"
+    } else if is_hidden(directory) {
+        "a service can't see this directory; --into another one"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Usage(format!("{}: {fault}", directory.display())))
 }
 
 /// Returns the routes that were given, or those of the kind of server that listens at a URL.
@@ -222,14 +216,14 @@ fn routes(given: Option<Preset>, upstream: &EndpointAddress) -> Result<Preset, F
             preset
         }
         Err(error) => {
-            say(&format!("bearward: {upstream} could not be asked what it is ({error}): `routes: openai`"));
+            say(&format!(
+                "bearward: {upstream} can't be asked what it is ({error}), so the routes are those of `openai`; if it is \
+                 another kind of server, set `routes` in the configuration: {}",
+                Preset::ALL.map(|(name, _)| name).join(", ")
+            ));
             Preset::OpenAi
         }
     })
-}
-
-fn is_hidden(path: &Path) -> bool {
-    HIDDEN.iter().any(|hidden| path.starts_with(hidden))
 }
 
 /// Whether only a socket of systemd may listen at the port.
@@ -238,16 +232,40 @@ fn is_privileged(reached: &Reached) -> bool {
     port.is_some_and(|port| port < 1024)
 }
 
+/// Returns the host of the address to listen at.
+fn host(reached: &Reached) -> &str {
+    let host = reached.listens_at().rsplit_once(':').map_or("", |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Whether a listener at the host takes the connections to every address of this machine.
+fn is_any(host: &str) -> bool {
+    matches!(host, "0.0.0.0" | "::")
+}
+
 /// Returns the names and addresses by which clients on the network may know this machine.
 fn names(reached: &Reached) -> Vec<String> {
-    let host = reached.listens_at().rsplit_once(':').map_or("", |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = host(reached);
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mut names: Vec<String> =
-        ["localhost", "127.0.0.1", "::1", own.trim(), host].map(str::to_owned).to_vec();
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1", own.trim()].map(str::to_owned).to_vec();
+    match is_any(host) {
+        true => names.extend(own_addresses()),
+        false => names.push(host.to_owned()),
+    }
     let mut seen = std::collections::HashSet::new();
-    names.retain(|name| !name.is_empty() && name != "0.0.0.0" && name != "::" && seen.insert(name.clone()));
+    names.retain(|name| !name.is_empty() && seen.insert(name.clone()));
     names
+}
+
+/// Returns the addresses from which this machine would send to the network, one of each family: those of its
+/// routes to an address for documentation. Nothing is sent.
+fn own_addresses() -> impl Iterator<Item = String> {
+    let routes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    routes.into_iter().filter_map(|(from, to)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    })
 }
 
 /// Returns a command that asks for the models.
@@ -258,8 +276,9 @@ fn curl(reached: &Reached, directory: &Path) -> String {
         Reached::At(address) if reached.is_local() => format!("curl http://{address}/v1/models {header}"),
         Reached::At(address) => {
             let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+            let at = if is_any(host(reached)) { format!("localhost:{port}") } else { address.clone() };
             let ca = directory.join("tls.crt");
-            format!("curl --cacert {} https://localhost:{port}/v1/models {header}", ca.display())
+            format!("curl --cacert {} https://{at}/v1/models {header}", ca.display())
         }
     }
 }
@@ -273,44 +292,7 @@ fn steps_here(config: &Path, curl: &str) -> Vec<String> {
     vec![
         "bearward: next, with the secret in KEY:".to_owned(),
         format!("  bearward check{named}"),
-        format!("  bearward run{named}"),
+        format!("  bearward run{named}      # then, in another terminal:"),
         format!("  {curl}"),
     ]
-}
-
-/// What the steps for a service are about.
-struct Service<'a> {
-    directory: &'a Path,
-    /// The files that the service reads, and their directory if it is new.
-    owned: Vec<String>,
-    /// The program, if a service can't see it where it is.
-    installs: Option<&'a Path>,
-}
-
-impl Service<'_> {
-    fn steps(&self, has_socket: bool, curl: &str) -> Vec<String> {
-        let Service { directory, owned, installs } = self;
-        let mut steps = vec!["bearward: next, as root, with the secret in KEY:".to_owned()];
-        if let Some(binary) = installs {
-            steps.push(format!("  install -m 0755 {} {SERVICE_BINARY}", binary.display()));
-        }
-        let units = if has_socket { "bearward.socket bearward.service" } else { "bearward.service" };
-        let of_directory = units.split(' ').map(|unit| directory.join(unit).display().to_string());
-        steps.extend([
-            "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
-            format!("  chown root:bearward {}", owned.join(" ")),
-            format!("  mv {} /etc/systemd/system/", of_directory.collect::<Vec<_>>().join(" ")),
-            "  systemctl daemon-reload".to_owned(),
-            format!("  systemctl enable --now {units}"),
-            format!("  {curl}"),
-        ]);
-        steps
-    }
-}
-
-/// Whether a path can be written into a unit and into a shell's command as it is.
-fn is_plain(path: &Path) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./".contains(byte);
-    let bytes = path.as_os_str().as_encoded_bytes();
-    bytes.iter().all(is_plain) && !path.components().any(|part| part == std::path::Component::ParentDir)
 }

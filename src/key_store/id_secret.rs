@@ -138,10 +138,12 @@ pub(crate) fn file_beside(store: &Path) -> PathBuf {
 /// Reads the secret from a file that bearward wrote. Returns `None` if the file does not exist, or
 /// if this user may not read it.
 ///
-/// A symbolic link is refused: any user who may write to the directory could point it at any file.
+/// A symbolic link is refused: any user who may write to the directory could point it at any file. The one
+/// exception is the link by which the kubelet mounts a file of a Secret, which leads to a file of the same name.
 fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     let hint = "remove it, and the next start makes another; ids of unknown credentials change with it";
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let follows = if is_of_a_mounted_secret(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let flags = (follows | OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags).unwrap_or_default();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -173,6 +175,11 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
+/// Whether the path is a link as the kubelet makes them in a mounted Secret: to `..data/NAME`.
+fn is_of_a_mounted_secret(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| target == Path::new("..data").join(FILE_NAME))
+}
+
 /// Whether another user may have created the file, and may therefore know the secret.
 fn is_planted(path: &Path, file: &fs::Metadata) -> bool {
     let is_open = fs::metadata(directory_of(path)).is_ok_and(|directory| directory.mode() & 0o002 != 0);
@@ -190,8 +197,8 @@ fn is_out_of_reach(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | PermissionDenied | NotADirectory)
 }
 
-/// Makes a new secret.
-fn hex() -> io::Result<Zeroizing<String>> {
+/// Makes a new secret, as the file beside the store has it.
+pub(crate) fn hex() -> io::Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(io::Error::other)?;
     Ok(Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
@@ -284,6 +291,18 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         assert!(at(&store).is_err());
+    }
+
+    #[test]
+    fn the_file_of_a_mounted_secret_is_a_link_that_is_followed() {
+        let mount = tempfile::tempdir().unwrap();
+        fs::create_dir(mount.path().join("..2026_11_30")).unwrap();
+        symlink("..2026_11_30", mount.path().join("..data")).unwrap();
+        symlink(Path::new("..data").join(FILE_NAME), mount.path().join(FILE_NAME)).unwrap();
+        fs::write(mount.path().join("..2026_11_30").join(FILE_NAME), "0123456789abcdef0123456789abcdef\n")
+            .unwrap();
+        assert!(at(mount.path()).unwrap().is_kept());
+        assert_eq!(id_at(mount.path()), id_at(mount.path()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 """The first commands of a new user: `init`, `run` without anything, and `audit-upstream`."""
 
+import base64
 import contextlib
 import json
 import os
@@ -77,6 +78,29 @@ def test_off_loopback_init_makes_a_certificate(tmp_path):
     with Scripted(models) as model:
         assert serves(tmp_path, model.port, f"0.0.0.0:{free_port()}", scheme="https") == "200"
     assert (tmp_path / "tls.key").stat().st_mode & 0o777 == 0o600
+    told = subprocess.run(
+        ["openssl", "x509", "-in", "tls.crt", "-noout", "-subject", "-ext", "subjectAltName", "-checkend", str(364 * 86400)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    # Clients on the network know the machine by its address; and some take no certificate of more than 398 days.
+    assert told.returncode == 0 and "bearward" in told.stdout, told
+    own = re.search(r"src ([\d.]+)", subprocess.run(["ip", "route", "get", "192.0.2.1"], capture_output=True, text=True).stdout)
+    assert own is None or f"IP Address:{own[1]}" in told.stdout
+    late = ["openssl", "x509", "-in", "tls.crt", "-noout", "-checkend", str(398 * 86400)]
+    assert subprocess.run(late, cwd=tmp_path, capture_output=True, timeout=20).returncode == 1
+
+
+def test_the_request_that_init_names_is_one_to_the_address_of_the_listener(tmp_path):
+    for listen, asked in [
+        ("192.0.2.2:8443", "curl --cacert {} https://192.0.2.2:8443/"),
+        ("[2001:db8::2]:8443", "curl --cacert {} https://[2001:db8::2]:8443/"),
+        ("0.0.0.0:8443", "curl --cacert {} https://localhost:8443/"),
+        ("127.0.0.1:8080", "curl http://127.0.0.1:8080/"),
+    ]:
+        into = tmp_path / listen.replace(":", "-")
+        done = init(tmp_path, "--upstream", "http://127.0.0.1:1", "--listen", listen, "--into", str(into))
+        assert done.returncode == 0 and asked.format(into / "tls.crt") in done.stderr, done.stderr
+        assert "can't be asked what it is" in done.stderr and "set `routes`" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["bearward.yaml", "keys.yaml"])
@@ -84,6 +108,7 @@ def test_init_overwrites_nothing(tmp_path, name):
     (tmp_path / name).write_text("mine")
     done = init(tmp_path)
     assert done.returncode == 1 and done.stdout == "" and f"{name} exists" in done.stderr
+    assert "remove" not in done.stderr, "keys.yaml has the keys of all clients"
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
@@ -101,10 +126,19 @@ def test_init_refuses_what_it_can_not_write_well(tmp_path):
         ["--for", "kubernetes", "--listen", "127.0.0.1:1"],
         ["--deployment", "model"],
         ["--for", "kubernetes", "--deployment", "a b"],
+        ["--for", "kubernetes"],
+        ["--for", "kubernetes", "--deployment", "a", "--namespace", "a.b"],
+        ["--namespace", "a"],
+        ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://qwen:80"],
+        ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://0.0.0.0:8000"],
+        ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://127.0.0.1:8443"],
+        ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://127.0.0.1:9090"],
     ):
         done = init(tmp_path, *args)
         assert done.returncode in (2, 78) and done.stdout == "", (args, done)
     assert list(tmp_path.iterdir()) == []
+    done = init(tmp_path, "--into", "missing/above", "--upstream", "http://127.0.0.1:1")
+    assert done.returncode == 1 and "make the directory above it first" in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_init_asks_three_things_on_a_terminal(tmp_path):
@@ -141,7 +175,10 @@ def test_the_unit_and_the_files_of_a_service_belong_together(tmp_path_factory):
             pytest.skip("needs root")
         assert done.returncode == 0, done.stderr
         names = sorted(path.name for path in directory.iterdir())
-        assert names == ["bearward.service", "bearward.socket", "config.yaml", "keys.yaml", "tls.crt", "tls.key"]
+        secrets = [".bearward-id-secret", "admin.token", "keys.yaml", "tls.key"]
+        assert names == sorted([*secrets, "bearward.service", "bearward.socket", "config.yaml", "tls.crt"])
+        for name in secrets:
+            assert (directory / name).stat().st_mode & 0o777 == 0o640, "root changes it, and the service reads it"
         # The directory is new, so its group is the service's; one that was there may hold files of others.
         [chown] = [line for line in done.stderr.splitlines() if "chown" in line]
         owned = set(chown.split()[2:])
@@ -172,7 +209,8 @@ def test_a_directory_that_was_there_keeps_its_group(tmp_path_factory):
         done = init("/", "--for", "systemd", "--into", str(directory), "--listen", "api.example.com", "--upstream", "http://127.0.0.1:1")
         assert done.returncode == 0, done.stderr
         [chown] = [line for line in done.stderr.splitlines() if "chown" in line]
-        assert set(chown.split()[2:]) == {str(directory / "config.yaml"), str(directory / "keys.yaml")}
+        names = ("config.yaml", "keys.yaml", "admin.token", ".bearward-id-secret")
+        assert set(chown.split()[2:]) == {str(directory / name) for name in names}
         [listener] = yaml.safe_load((directory / "config.yaml").read_text())["listeners"]
         assert listener == {"address": "0.0.0.0:443", "tls": {"acme": {"domains": ["api.example.com"]}}}
     except PermissionError:
@@ -181,15 +219,10 @@ def test_a_directory_that_was_there_keeps_its_group(tmp_path_factory):
         subprocess.run(["rm", "-rf", str(directory)], check=True)
 
 
-def test_the_manifests_put_bearward_into_the_pods_of_a_deployment(tmp_path):
-    done = init(tmp_path, "--for", "kubernetes", "--deployment", "llama", "--routes", "llama-cpp", "--upstream", "http://127.0.0.1:8000")
-    assert done.returncode == 0, done.stderr
-    objects = list(yaml.safe_load_all((tmp_path / "kubernetes.yaml").read_text()))
-    assert [one["kind"] for one in objects] == ["ConfigMap", "Secret", "Secret", "Secret", "Service", "NetworkPolicy"]
-    (tmp_path / "deployment.yaml").write_text("""
+DEPLOYMENT = """
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: llama}
+metadata: {name: NAME, namespace: models}
 spec:
   selector: {matchLabels: {app: llama}}
   template:
@@ -201,50 +234,99 @@ spec:
           ports: [{name: https, containerPort: 8000}, {name: admin, containerPort: 8001}]
           volumeMounts: [{name: config, mountPath: /models}]
       volumes: [{name: config, emptyDir: {}}, {name: keys, secret: {secretName: own, items: [{key: a, path: a}]}}]
-""")
+"""
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2.5", "no", "1e3"])
+def sidecar(request, tmp_path_factory):
+    """A directory with what `init` writes for a Deployment, what it said, and the Deployment as it is with the patch."""
+    directory = tmp_path_factory.mktemp("sidecar")
+    done = init(directory, "--for", "kubernetes", "--deployment", request.param, "--namespace", "models", "--routes", "llama-cpp", "--upstream", "http://127.0.0.1:8000")
+    assert done.returncode == 0, done.stderr
+    (directory / "deployment.yaml").write_text(DEPLOYMENT.replace("NAME", json.dumps(request.param)))
     command = [TOOLS / "kubectl", "patch", "--local", "-f", "deployment.yaml", "--patch-file", "sidecar.patch.yaml", "-o", "yaml"]
-    patched = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    patched = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
     assert patched.returncode == 0, patched.stderr
-    (tmp_path / "patched.yaml").write_text(patched.stdout)
-    for name in ("kubernetes.yaml", "patched.yaml"):
-        checked = subprocess.run([TOOLS / "kubernetes-validate", "--strict", tmp_path / name], capture_output=True, text=True, timeout=60)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
-    pod = yaml.safe_load(patched.stdout)["spec"]["template"]
+    (directory / "patched.yaml").write_text(patched.stdout)
+    return directory, done, yaml.safe_load(patched.stdout), request.param
+
+
+def validated(directory, name):
+    checked = subprocess.run([TOOLS / "kubernetes-validate", "--strict", directory / name], capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_manifests_put_bearward_into_the_pods_of_a_deployment(sidecar):
+    directory, _, patched, deployment = sidecar
+    name = "bearward-" + deployment.replace(".", "-")
+    objects = list(yaml.safe_load_all((directory / "kubernetes.yaml").read_text()))
+    # Secrets are in files of their own: who applies the objects again brings no revoked key back.
+    assert [one["kind"] for one in objects] == ["ConfigMap", "Service", "NetworkPolicy"]
+    assert {(one["metadata"]["name"], one["metadata"]["namespace"]) for one in objects} == {(name, "models")}
+    validated(directory, "kubernetes.yaml")
+    validated(directory, "patched.yaml")
+    pod = patched["spec"]["template"]
     [sidecar] = pod["spec"]["initContainers"]
     version = subprocess.run([binary(), "version"], capture_output=True, text=True).stdout.split()[1]
-    assert sidecar["image"] == f"bearward:{version}" and sidecar["securityContext"]["runAsNonRoot"]
-    assert pod["metadata"]["labels"] == {"app": "llama", "bearward": "llama"}
+    assert sidecar["image"] == f"bearward:{version}"
+    assert sidecar["securityContext"]["runAsNonRoot"] and sidecar["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["metadata"]["labels"] == {"app": "llama", "bearward": deployment}
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     assert volumes.keys() == {mount["name"] for mount in sidecar["volumeMounts"]} | {"config", "keys"}
     # What the Deployment has of its own stays as it is, whatever its names are.
     assert "emptyDir" in volumes["config"] and volumes["keys"]["secret"]["secretName"] == "own"
+    assert volumes["bearward-config"]["configMap"]["name"] == name
+    assert [volumes[f"bearward-{part}"]["secret"]["secretName"] for part in ("keys", "tls", "admin")] == [f"{name}-{part}" for part in ("keys", "tls", "admin")]
     ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
     assert not ports.keys() & {"https", "admin"}
     [service], [policy] = ([one for one in objects if one["kind"] == kind] for kind in ("Service", "NetworkPolicy"))
+    assert service["spec"]["selector"] == policy["spec"]["podSelector"]["matchLabels"] == {"bearward": deployment}
     assert [port["targetPort"] for port in service["spec"]["ports"]] == [ports["bearward-https"]]
     assert [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]] == [ports["bearward-https"], ports["bearward-admin"]]
     # It is the sidecar that the repository has for operators, with names of its own.
-    deployment = yaml.safe_load((pathlib.Path(__file__).parents[2] / "deploy/kubernetes/sidecar/deployment.yaml").read_text())
-    [known] = deployment["spec"]["template"]["spec"]["initContainers"]
+    known = yaml.safe_load((pathlib.Path(__file__).parents[2] / "deploy/kubernetes/sidecar/deployment.yaml").read_text())
+    [known] = known["spec"]["template"]["spec"]["initContainers"]
     theirs = json.loads(json.dumps({**sidecar, "image": "", "securityContext": ""}).replace('"bearward-', '"'))
     assert theirs == {**known, "image": "", "securityContext": ""}
-    # What is mounted is a configuration that holds, with its key, token and certificate.
-    by_name = {one["metadata"]["name"]: one for one in objects}
-    mounts = {mount["name"]: mount["mountPath"] for mount in sidecar["volumeMounts"]}
-    config = by_name["bearward"] if by_name["bearward"]["kind"] == "ConfigMap" else objects[0]
-    text = objects[0]["data"]["config.yaml"]
-    assert config and "routes: llama-cpp" in text
-    for name in ("keys", "tls", "admin"):
-        (tmp_path / name).mkdir()
-        for file, content in by_name[f"bearward-{name}"]["stringData"].items():
-            (tmp_path / name / file).write_text(content)
-        text = text.replace(mounts[f"bearward-{name}"], str(tmp_path / name))
-    text = text.replace("/var/lib/bearward/state", str(tmp_path / "state"))
-    (tmp_path / "bearward.yaml").write_text(text)
+
+
+def test_the_commands_for_kubernetes_make_what_the_pod_mounts(sidecar, tmp_path):
+    directory, done, patched, _ = sidecar
+    # What is in git has no secret.
+    for file in ("kubernetes.yaml", "sidecar.patch.yaml"):
+        text = (directory / file).read_text()
+        assert "PRIVATE KEY" not in text and "sha256:" not in text and (directory / "admin/token").read_text() not in text
+    commands = re.findall(r"^  kubectl (-n models create secret .*)$", done.stderr, re.M)
+    assert len(commands) == 4 and commands[3].endswith("--dry-run=client -o yaml | kubectl -n models replace -f -")
+    secrets = {}
+    for command in commands[:3]:
+        made = subprocess.run([TOOLS / "kubectl", *command.split(), "--dry-run=client", "-o", "yaml"], cwd=directory, capture_output=True, text=True, timeout=60)
+        assert made.returncode == 0, made.stderr
+        secret = yaml.safe_load(made.stdout)
+        secrets[secret["metadata"]["name"]] = {name: base64.b64decode(value) for name, value in secret["data"].items()}
+    pod = patched["spec"]["template"]["spec"]
+    [container] = pod["initContainers"]
+    paths = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    text = next(yaml.safe_load_all((directory / "kubernetes.yaml").read_text()))["data"]["config.yaml"]
+    assert "routes: llama-cpp" in text
+    for volume in pod["volumes"]:
+        if volume["name"] in paths and "secret" in volume:
+            # As the kubelet mounts it: each file is a link to a file in the directory of the day.
+            mount = tmp_path / volume["name"]
+            (mount / "..2026").mkdir(parents=True)
+            (mount / "..data").symlink_to("..2026")
+            for name, content in secrets[volume["secret"]["secretName"]].items():
+                (mount / "..2026" / name).write_bytes(content)
+                (mount / name).symlink_to(f"..data/{name}")
+            text = text.replace(paths[volume["name"]], str(mount))
+    (tmp_path / "bearward.yaml").write_text(text.replace("/var/lib/bearward/state", str(tmp_path / "state")))
     checked = subprocess.run([binary(), "check"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert checked.returncode == 0, checked.stderr
-    verified = subprocess.run([binary(), "keys", "verify", "--keys", tmp_path / "keys"], input=done.stdout, capture_output=True, text=True, timeout=30)
+    keys = str(tmp_path / "bearward-keys")
+    verified = subprocess.run([binary(), "keys", "verify", "--keys", keys], input=done.stdout, capture_output=True, text=True, timeout=30)
     assert verified.returncode == 0, verified.stderr
+    told = subprocess.run(["openssl", "x509", "-in", directory / "tls/tls.crt", "-noout", "-ext", "subjectAltName"], capture_output=True, text=True, timeout=20)
+    assert "DNS:localhost" in told.stdout and ".models.svc.cluster.local" in told.stdout
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -45,7 +45,7 @@ LOOKS = [(width, scheme) for width in (360, 1920) for scheme in ("light", "dark"
 class Model(http.server.BaseHTTPRequestHandler):
     """Upstream that answers every request with a list of one model."""
 
-    ANSWER = json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model"}]}).encode()
+    ANSWER = json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "vllm"}]}).encode()
 
     protocol_version = "HTTP/1.1"
 

@@ -66,27 +66,49 @@ impl Reached {
     }
 }
 
-/// The name of a Deployment (RFC 1123, section 2.1).
+/// The name of a Deployment (RFC 1123, section 2.1), short enough for `bearward-NAME` to be a Service's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DeploymentName(String);
 
 impl DeploymentName {
+    const LONGEST: usize = 54;
+
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        match !text.is_empty()
-            && text.len() <= 63
-            && text.bytes().all(is_plain)
-            && !text.starts_with('-')
-            && !text.ends_with('-')
-        {
+        match text.len() <= Self::LONGEST && text.split('.').all(is_label) {
             true => Ok(DeploymentName(text.to_owned())),
-            false => Err("the name of a Deployment: lower-case letters, digits and `-`".to_owned()),
+            false => Err(format!(
+                "the name of a Deployment: lower-case letters, digits, `-` and `.`, at most {} of them",
+                Self::LONGEST
+            )),
         }
     }
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The name of a namespace in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Namespace(String);
+
+impl Namespace {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match is_label(text) {
+            true => Ok(Namespace(text.to_owned())),
+            false => Err("the name of a namespace: lower-case letters, digits and `-`".to_owned()),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_filled = !text.is_empty() && text.len() <= 63;
+    is_filled && text.bytes().all(is_plain) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Asks the questions whose answers no argument gives.
@@ -144,6 +166,11 @@ impl Questions {
 
     pub(super) fn deployment(&self, given: Option<DeploymentName>) -> Result<DeploymentName, Failure> {
         let question = "The name of the model server's Deployment?";
+        if given.is_none() && !self.is_asking {
+            return Err(Failure::Usage(
+                "--for kubernetes needs --deployment NAME, that of the model server".to_owned(),
+            ));
+        }
         self.answer(given, question, "model", DeploymentName::parse)
     }
 }
@@ -185,9 +212,12 @@ mod tests {
 
     #[test]
     fn the_name_of_a_deployment_can_be_written_into_a_manifest() {
-        assert!(DeploymentName::parse("llama-3").is_ok());
-        for none in ["", "-a", "a-", "A", "a b", "a\nb: c", &"a".repeat(64)] {
+        for name in ["llama-3", "qwen2.5", "123", &"a".repeat(54)] {
+            assert!(DeploymentName::parse(name).is_ok(), "{name}");
+        }
+        for none in ["", "-a", "a-", "A", "a b", "a\nb: c", "a..b", ".a", "models/a", &"a".repeat(55)] {
             assert!(DeploymentName::parse(none).is_err(), "{none}");
         }
+        assert!(Namespace::parse("models").is_ok() && Namespace::parse("a.b").is_err());
     }
 }

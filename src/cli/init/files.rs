@@ -1,7 +1,7 @@
 //! Writes new files, and overwrites none.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ impl NewFiles {
         NewFiles { directory: directory.to_owned(), files: Vec::new() }
     }
 
-    /// Adds a file. `mode`: its permissions, as in chmod(1).
+    /// Adds a file. `name`: its path in the directory. `mode`: its permissions, as in chmod(1).
     pub(super) fn add(&mut self, name: &str, text: String, mode: u32) {
         let path = self.directory.join(name);
         self.files.push(NewFile { path, text: Zeroizing::new(text), mode });
@@ -41,40 +41,34 @@ impl NewFiles {
 
     /// Returns the paths of the files, for a message.
     pub(super) fn names(&self) -> String {
-        let names = self.paths();
-        match names.split_last() {
-            Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
-            _ => names.concat(),
-        }
+        listed(&self.paths())
     }
 
-    /// Writes all files, and makes the directory if there is none.
+    /// Writes all files, and makes their directories if there are none.
     ///
     /// # Errors
     ///
-    /// One of the files exists: then none is written. Or one can't be written: then those before it are removed.
+    /// Some of the files exist: then none is written. Or one can't be written: then what was made before it is
+    /// removed.
     pub(super) fn write(&self) -> Result<(), Failure> {
         let is_there = |file: &&NewFile| fs::symlink_metadata(&file.path).is_ok();
-        if let Some(file) = self.files.iter().find(is_there) {
+        let there: Vec<String> =
+            self.files.iter().filter(is_there).map(|file| file.path.display().to_string()).collect();
+        if !there.is_empty() {
+            let exist = if there.len() == 1 { "exists" } else { "exist" };
             return Err(Failure::Failed(format!(
-                "{} exists, and `init` overwrites nothing: remove it, or name another directory with --into",
-                file.path.display()
+                "{} {exist}, and `init` overwrites nothing. `bearward keys create` makes another key; to begin anew, move \
+                 what is there away, or name another directory with --into",
+                listed(&there)
             )));
         }
-        let mut builder = fs::DirBuilder::new();
-        let failed = |path: &Path, error: &std::io::Error| {
-            Failure::Failed(format!("can't write {}: {error}", path.display()))
-        };
-        builder
-            .recursive(true)
-            .mode(0o750)
-            .create(&self.directory)
-            .map_err(|error| failed(&self.directory, &error))?;
-        for (number, file) in self.files.iter().enumerate() {
-            if let Err(error) = file.write() {
-                for written in self.files.iter().take(number) {
-                    let _stays_if_it_must = fs::remove_file(&written.path);
-                }
+        let mut made = Made::default();
+        for file in &self.files {
+            let directory = file.path.parent().filter(|parent| *parent != Path::new(""));
+            let mode = if directory == Some(&self.directory) { 0o750 } else { 0o700 };
+            let written = directory.map_or(Ok(()), |directory| made.directory(directory, mode));
+            if let Err(error) = written.and_then(|()| made.file(file)) {
+                made.undo();
                 return Err(failed(&file.path, &error));
             }
         }
@@ -82,8 +76,59 @@ impl NewFiles {
     }
 }
 
+/// What was made, in this order.
+#[derive(Default)]
+struct Made {
+    directories: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes a directory if there is none. The one above it has to exist: else its path has a typing error.
+    fn directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(mode).create(path) {
+            Ok(()) => self.directories.push(path.to_owned()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, file: &NewFile) -> io::Result<()> {
+        file.write().inspect(|()| self.files.push(file.path.clone()))
+    }
+
+    fn undo(self) {
+        for file in &self.files {
+            let _stays_if_it_must = fs::remove_file(file);
+        }
+        for directory in self.directories.iter().rev() {
+            let _stays_if_it_must = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Returns paths for a message.
+fn listed(paths: &[String]) -> String {
+    match paths.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => paths.concat(),
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied if !rustix::process::geteuid().is_root() => {
+            "; run it as root, or name another directory with --into"
+        }
+        ErrorKind::NotFound => "; make the directory above it first, if its name is right",
+        _ => "",
+    };
+    Failure::Failed(format!("can't write {}: {error}{hint}", path.display()))
+}
+
 impl NewFile {
-    fn write(&self) -> std::io::Result<()> {
+    fn write(&self) -> io::Result<()> {
         // `create_new` never follows a link that somebody put there in the meantime.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&self.path)?;
         let written = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
@@ -114,9 +159,11 @@ mod tests {
         assert!(!into.join("b").exists());
         std::os::unix::fs::symlink("/nowhere/at/all", into.join("link")).unwrap();
         assert!(files(&["c", "link"]).write().is_err());
-        // The second file can't be written, so the first does not stay.
-        assert!(files(&["d", "missing/e"]).write().is_err());
-        assert!(!into.join("d").exists());
+        // The last file can't be written, so those before it do not stay.
+        assert!(files(&["d", "e/f", "missing/above/g"]).write().is_err());
+        assert!(!into.join("d").exists() && !into.join("e").exists());
+        files(&["h/i"]).write().unwrap();
+        assert_eq!(fs::metadata(into.join("h")).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(files(&["x", "y", "z"]).names().matches(", ").count(), 1);
     }
 }

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::answers::{DeploymentName, Reached};
-use crate::cli::self_signed::SelfSigned;
+use super::answers::{DeploymentName, Namespace, Reached};
 use crate::config::EndpointAddress;
 use crate::config::presets::Preset;
 
@@ -39,19 +38,23 @@ pub(super) fn configuration(
             format!("\n    tls: {{certificate: {}, private_key: {}}}", file("tls.crt"), file("tls.key"))
         }
     };
+    let token = format!(
+        "  # With it, `bearward reload` works, and the page changes what it may.\n  token_file: {}\n",
+        file("admin.token")
+    );
     let state = format!(
         "\n# Budgets, and limits of an hour and more, survive a restart here.\nstate:\n  path: {STATE}\n"
     );
     format!(
-        "# bearward's configuration. `bearward check` reports every fault of it, `bearward schema` describes it, and a
-# change takes effect within a second.
+        "# bearward's configuration. `bearward check` reports every fault of it, and `bearward schema` describes it. A
+# change takes effect within a second, but for `listeners` and `admin`, which need a restart.
 listeners:
   - address: {address}{tls}
 
-# Probes, metrics and a status page, for this machine alone.
+# Probes, metrics and a status page, for every user of this machine, and for nobody else.
 admin:
   address: 127.0.0.1:9090
-
+{token}
 # bearward keys create | list | rotate | revoke
 keys:
   path: {keys}
@@ -68,6 +71,7 @@ routes: {routes}
         address = quoted(reached.listens_at()),
         keys = file("keys.yaml"),
         state = if is_service { state } else { String::new() },
+        token = if is_service { token } else { String::new() },
         presets = Preset::ALL.map(|(name, _)| name).join(", "),
         routes = routes.name(),
         upstream = quoted(&upstream.to_string()),
@@ -93,61 +97,78 @@ pub(super) fn socket(directory: &Path, reached: &Reached) -> String {
 
 /// What a manifest has of its own.
 pub(super) struct Manifest<'a> {
+    /// The name of the objects, and the beginning of those of the Secrets.
+    pub(super) name: &'a str,
     pub(super) deployment: &'a DeploymentName,
+    pub(super) namespace: Option<&'a Namespace>,
     pub(super) upstream: &'a EndpointAddress,
     pub(super) routes: Preset,
-    /// The entry of the first key, as a file of a directory of keys.
-    pub(super) key: &'a str,
-    pub(super) admin_token: &'a str,
-    pub(super) tls: &'a SelfSigned,
 }
 
 impl Manifest<'_> {
+    /// Returns bearward's configuration.
+    pub(super) fn configuration(&self) -> String {
+        SIDECAR_CONFIG
+            .replace("http://127.0.0.1:8000", &quoted(&self.upstream.to_string()))
+            .replace("routes: llama-cpp", &format!("routes: {}", self.routes.name()))
+    }
+
     /// Returns the objects beside a Deployment.
     pub(super) fn objects(&self) -> String {
-        let upstream = self.upstream.to_string();
-        let config = SIDECAR_CONFIG
-            .replace("http://127.0.0.1:8000", &quoted(&upstream))
-            .replace("routes: llama-cpp", &format!("routes: {}", self.routes.name()));
-        let block = |text: &str| text.lines().collect::<Vec<_>>().join("\n    ");
+        let config = self.configuration().lines().collect::<Vec<_>>().join("\n    ");
         let values = [
-            ("@name@", self.deployment.as_str().to_owned()),
-            ("@config@", block(&config)),
-            ("@key@", block(self.key)),
-            ("@token@", self.admin_token.to_owned()),
-            ("@certificate@", block(&self.tls.certificate)),
-            ("@private_key@", block(&self.tls.private_key)),
+            ("@name@", self.name.to_owned()),
+            ("@deployment@", self.deployment.as_str().to_owned()),
+            (", namespace: @namespace@", self.of_namespace()),
+            ("@config@", config),
         ];
         values.iter().fold(OBJECTS.to_owned(), |text, (mark, value)| text.replace(mark, value))
     }
 
+    /// Returns what names the namespace in the metadata of an object.
+    fn of_namespace(&self) -> String {
+        self.namespace
+            .map_or(String::new(), |namespace| format!(", namespace: {}", quoted(namespace.as_str())))
+    }
+
     /// Returns the patch that puts bearward into the pods of the Deployment.
     pub(super) fn patch(&self) -> String {
-        let name = self.deployment.as_str();
+        let name = self.name;
         let version = env!("CARGO_PKG_VERSION");
         let container = between(SIDECAR, "        - name: bearward\n", "      containers:\n")
             .replace("          # Your build of deploy/docker/Dockerfile; `images:` in kustomization.yaml says where it is.\n", "          # Your build of deploy/docker/Dockerfile.\n")
             .replace("          image: bearward\n", &format!("          image: bearward:{version}\n"))
             .replace(
                 "          securityContext: &confined\n",
-                "          securityContext:\n            runAsNonRoot: true\n            runAsUser: 65532\n            runAsGroup: 65532\n",
+                "          securityContext:\n            runAsNonRoot: true\n            runAsUser: 65532\n            runAsGroup: 65532\n            seccompProfile: {type: RuntimeDefault}\n",
             );
         // Without a group that owns mounted Secrets, bearward reads them as others do; no other container mounts them.
         let volumes =
             between(SIDECAR, "      volumes:\n", "        - name: models\n").replace("0440", "0444");
+        let volumes = ["keys", "tls", "admin"].iter().fold(volumes, |text, secret| {
+            text.replace(&format!("secretName: bearward-{secret},"), &format!("secretName: {name}-{secret},"))
+        });
+        let volumes = volumes.replace("configMap: {name: bearward}", &format!("configMap: {{name: {name}}}"));
         let (container, volumes) = (own_names(&container), own_names(&volumes));
         format!(
-            "# Puts bearward into the pods of the Deployment {name}:
-#   kubectl patch deployment {name} --patch-file sidecar.patch.yaml
+            "# Puts bearward into the pods of a Deployment: by `kubectl patch`, or with
+# `patches: [{{path: sidecar.patch.yaml}}]` in the kustomization that has the Deployment. Where manifests come from
+# git (Argo CD, Flux), it belongs there: what is patched in the cluster alone is undone.
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {deployment}{namespace}}}
 spec:
   template:
     metadata:
-      labels: {{bearward: {name}}}
+      labels: {{bearward: {deployment}}}
     spec:
-      # A sidecar stops last: longer than the model server's own end, and limits.drain_timeout (30 s).
+      # A sidecar stops last: longer than the model server's own end, and limits.drain_timeout (30 s). If the
+      # Deployment has a longer time, write that here.
       terminationGracePeriodSeconds: 90
       initContainers:
-{container}{volumes}"
+{container}{volumes}",
+            deployment = quoted(self.deployment.as_str()),
+            namespace = self.of_namespace(),
         )
     }
 }
