@@ -118,6 +118,9 @@ impl App {
         // finds every later change.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock, Purpose::Service)?;
+        for alarm in &prepared.alarms {
+            tracing::error!("{alarm}");
+        }
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
@@ -156,7 +159,8 @@ impl App {
             unauthenticated: Arc::default(),
             hooks,
         });
-        let stood = Stood { tls: certificates.clone(), keys: prepared.stood_keys };
+        let stood =
+            Stood { tls: certificates.clone(), keys: prepared.stood_keys, alarms: prepared.alarms };
         let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
         let secured = listeners.iter().zip(certificates);
         let certificates = secured.filter_map(|(bound, tls)| Some((bound.local().clone(), tls?)));

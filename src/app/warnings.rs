@@ -2,10 +2,6 @@
 //! settings that are allowed but most likely a mistake, and about problems to come, such as a
 //! certificate that ends soon.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::Method;
@@ -36,7 +32,7 @@ pub(super) fn of(
     snapshot: &Snapshot,
     tls: &[Option<Arc<ListenerTls>>],
 ) -> Vec<String> {
-    let mut warnings = of_files(config);
+    let mut warnings: Vec<String> = of_plain_keys(config).into_iter().collect();
     warnings.extend(of_state(config));
     warnings.extend(of_trusted_proxies(config));
     warnings.extend(of_admin_token(config));
@@ -67,44 +63,11 @@ fn of_state(config: &Config) -> Option<String> {
     })
 }
 
-/// Returns warnings about secret files that every user can read, and about files whose changes
-/// can't be seen.
-fn of_files(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let keys = config.keys.path.path();
+/// Returns a warning if the key store holds keys as they are.
+fn of_plain_keys(config: &Config) -> Option<String> {
     let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
-    if is_plain {
-        let path = keys.display();
-        warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
-    }
-    let mut secret: Vec<&Path> = vec![keys];
-    secret.extend(config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()));
-    let id_secret = config.keys.id_secret.as_ref();
-    secret.extend(id_secret.and_then(|secret| secret.file.as_ref()).map(|file| file.path.as_path()));
-    let pairs = config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| tls.files()));
-    secret.extend(pairs.map(|pair| pair.private_key.as_path()));
-    let secret: BTreeSet<&Path> = secret.into_iter().collect();
-    for path in &secret {
-        let mode = fs::metadata(path).map(|metadata| (metadata.is_file(), metadata.permissions().mode()));
-        if let Ok((true, mode)) = mode
-            && mode & 0o004 != 0
-        {
-            let right = format!("`chmod 640 {}`", path.display());
-            warnings.push(format!(
-                "{} can be read by everybody on this machine; {right}, or `defaultMode: 0440` of a mounted Secret",
-                path.display()
-            ));
-        }
-    }
-    let watched = config.source.iter().map(|source| source.path.as_path()).chain(secret);
-    let mounted = mount_points();
-    for path in watched.filter(|path| path.canonicalize().is_ok_and(|path| mounted.contains(&path))) {
-        warnings.push(format!(
-            "{} is a mount by itself (subPath, or a single file): changes of it never arrive; mount its directory",
-            path.display()
-        ));
-    }
-    warnings
+    let path = config.keys.path.path().display();
+    is_plain.then(|| format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"))
 }
 
 /// Returns warnings about trusted networks that include all addresses. Any client could then choose
@@ -123,12 +86,6 @@ fn of_admin_token(config: &Config) -> Option<String> {
     let token = regular_file::read_text(path).ok()?;
     let why = weakness(token.trim())?;
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
-}
-
-/// Returns the mount points of this process (proc(5), fifth field of `mountinfo`).
-fn mount_points() -> BTreeSet<PathBuf> {
-    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
-    mounts.map(|mounts| mounts.into_iter().map(|mount| mount.mount_point).collect()).unwrap_or_default()
 }
 
 fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {

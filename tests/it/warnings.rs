@@ -148,6 +148,7 @@ fn cases(directory: &Path) -> Vec<Case> {
     let mut cases = vec![
         plain,
         open_to_all,
+        Case { mode: 0o646, ..case(&["can be changed by everybody on this machine"]) },
         case(&["never matches"]).config(
             "routes: [{name: a, paths: [/**], permission: read}, {name: b, paths: [/b], permission: admin}]",
         ),
