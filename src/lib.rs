@@ -78,6 +78,7 @@ mod tap;
 mod thread_supervisor;
 mod token_report;
 mod tokens;
+mod unreadable;
 mod upstream;
 mod web_origin;
 mod worker;

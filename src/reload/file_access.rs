@@ -15,7 +15,7 @@ use procfs::process::{MountInfo, Process};
 
 use crate::config::Config;
 use crate::key_store::{Store, directory};
-use crate::regular_file;
+use crate::unreadable::name_of_group;
 
 /// The maximum number of files that warnings of one kind name. A directory may have many.
 const MAX_NAMED: usize = 20;
@@ -109,20 +109,6 @@ fn group_left_out(path: &Path) -> Option<u32> {
     let reads = file.mode() & 0o004 != 0 || (file.gid() == group && file.mode() & 0o040 != 0);
     let is_of_root_alone = file.is_file() && file.uid() == 0 && (file.gid() == 0 || file.mode() & 0o040 == 0);
     (enters && !reads && is_of_root_alone).then_some(group)
-}
-
-/// Returns the name of a group, or its number if it has no name here.
-fn name_of_group(id: u32) -> String {
-    let groups = regular_file::read_text(Path::new("/etc/group"));
-    let id = id.to_string();
-    let name = groups.ok().and_then(|groups| {
-        let mut lines = groups.lines().map(|line| line.split(':'));
-        lines.find_map(|mut fields| {
-            let name = fields.next()?.to_owned();
-            (fields.nth(1)? == id).then_some(name)
-        })
-    });
-    name.unwrap_or(id)
 }
 
 /// Makes the warning of each path, and a last one of those that are too many to be named.
@@ -382,6 +368,5 @@ mod tests {
         assert_eq!(told().len(), 1, "its group may not read it");
         case.chmod("etc/keys.yaml", 0o640);
         assert_eq!(told(), [""; 0]);
-        assert_eq!(name_of_group(0), "root");
     }
 }

@@ -58,6 +58,7 @@ const FLOORS: &[&[&str]] = &[
         "stamp",
         "system_authorities",
         "tap",
+        "unreadable",
         "thread_supervisor",
         "web_origin",
         "token_report",
