@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::error::{EditError, in_words, refused};
 use super::lock::WriteLock;
+use crate::key_store::ownership;
 
 /// The beginning of the names of temporary files. A file with such a name that exists when a
 /// command acquires the lock was left by a killed command.
@@ -53,7 +54,8 @@ impl Locked {
     }
 
     /// Replaces `path` by a file with this content, which is durable before it is visible. The mode
-    /// and the owner of an existing file stay the same. A new file can be read only by its owner.
+    /// and the owner of an existing file stay the same. A new file can be read only by its owner, and by the
+    /// group of a service (`ownership`).
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -146,28 +148,9 @@ impl Writing {
         let Writing { directory, path, temporary } = self;
         let rename = || {
             let (file, old) = (temporary.as_file(), fs::metadata(&path).ok());
-            // A new file that root creates is given to the owner of the directory.
-            let owner = match &old {
-                Some(old) => Some(old.clone()),
-                None if rustix::process::geteuid().is_root() => fs::metadata(&directory).ok(),
-                None => None,
-            };
-            let made = file.metadata()?;
-            if let Some(owner) = owner.filter(|owner| (made.uid(), made.gid()) != (owner.uid(), owner.gid()))
-            {
-                let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-                rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
-                    let error = io::Error::from(error);
-                    io::Error::new(
-                        error.kind(),
-                        format!("its owner can't be kept ({error}); run this as its owner"),
-                    )
-                })?;
-            }
-            if let Some(old) = &old {
-                // The mode is set after the owner, because a change of the owner clears the special
-                // bits.
-                file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+            match &old {
+                Some(old) => keep_owner(file, old)?,
+                None => ownership::give(file, &directory)?,
             }
             temporary.as_file().sync_all()?;
             if !is_as_read() {
@@ -179,6 +162,20 @@ impl Writing {
         };
         rename().map_err(|error: io::Error| in_words("write", &path, &error))
     }
+}
+
+/// Gives a file the owner, the group and the mode of the file that it replaces.
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+        rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("its owner can't be kept ({error}); run this as its owner"))
+        })?;
+    }
+    // The mode is set after the owner, because a change of the owner clears the special bits.
+    file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
 }
 
 /// Returns the directory that contains a file.
