@@ -10,6 +10,7 @@ use rustix::fs::{Access, Gid, Uid};
 use tempfile::NamedTempFile;
 
 use super::error::{EditError, in_words, refused};
+use super::kubectl;
 use super::lock::WriteLock;
 use crate::key_store::ownership;
 
@@ -69,7 +70,7 @@ impl Locked {
 
     /// Begins a temporary file that will replace `path`.
     pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
-        self.refuse_unlocked(path)?;
+        self.refuse_unlocked(path, kubectl::replacing)?;
         let failed = |error: io::Error| unwritable(path, &error);
         // A key file of a directory store may be a symbolic link to a file in another directory.
         let path = resolved(path)?;
@@ -81,7 +82,7 @@ impl Locked {
 
     /// Removes a key file.
     pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
-        self.refuse_unlocked(path)?;
+        self.refuse_unlocked(path, kubectl::removing)?;
         fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
         sync(&self.directory);
         Ok(())
@@ -89,8 +90,8 @@ impl Locked {
 
     /// Refuses a write if the lock is not held, even if `path` is a link to a file in another
     /// directory.
-    fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
-        self.refuse_mounted(path)?;
+    fn refuse_unlocked(&self, path: &Path, command: fn(&str) -> String) -> Result<(), EditError> {
+        self.refuse_mounted(path, command)?;
         match self.lock {
             Some(_) => Ok(()),
             None => Err(unwritable(path, &io::ErrorKind::PermissionDenied.into())),
@@ -98,20 +99,21 @@ impl Locked {
     }
 
     /// Refuses a write to a mounted Secret or ConfigMap, because the kubelet would refuse or
-    /// overwrite the change.
-    fn refuse_mounted(&self, path: &Path) -> Result<(), EditError> {
+    /// overwrite the change. The hint names the command that makes it, which `command` makes of the file's name.
+    fn refuse_mounted(&self, path: &Path, command: fn(&str) -> String) -> Result<(), EditError> {
         if !self.is_mounted {
             return Ok(());
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let command = command(&file);
         Err(EditError::Unwritable {
             reason: format!(
                 "{} is in a mounted Secret or ConfigMap, which can't be changed from inside",
                 path.display()
             ),
             hint: format!(
-                "change it where it comes from: edit its file `{file}` there as below, then, with the names of your own, \
-                 `kubectl create secret generic NAME --from-file={file} --dry-run=client -o yaml | kubectl apply -f -`"
+                "change its file `{file}` where it comes from, as below, and with the name of your Secret: `{command}` \
+                 (`kubectl edit configmap NAME` for a ConfigMap)"
             ),
         })
     }
