@@ -74,6 +74,7 @@ mod snapshot;
 mod stamp;
 mod state;
 mod system_authorities;
+mod plural;
 mod tap;
 mod thread_supervisor;
 mod token_report;

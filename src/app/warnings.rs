@@ -14,6 +14,7 @@ use crate::config::{Access, AgeAction, Config, Cors, Quota, Route, Unit};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::net::tls::ListenerTls;
+use crate::plural::plural;
 use crate::regular_file;
 use crate::route::Shadow;
 use crate::snapshot::Snapshot;
@@ -101,7 +102,8 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
                 Some(format!("{file} has ended, at {end}: clients refuse it"))
             }
             () if left < CERTIFICATE_NOTICE => {
-                Some(format!("{file} ends in {} days, at {end}", left.as_hours() / 24))
+                let days = plural(usize::try_from(left.as_hours() / 24).unwrap_or_default(), "day", "days");
+                Some(format!("{file} ends in {days}, at {end}"))
             }
             () => None,
         }
@@ -265,7 +267,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
         }
     }
     if more > 0 {
-        warnings.push(format!("{more} more warnings of this kind"));
+        warnings.push(format!("{} of this kind", plural(more, "more warning", "more warnings")));
     }
     // `keys.max_age` ends a key even if the key has no `expires_at`.
     if !endless.is_empty() && max_age.is_none() {

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
 use crate::identity::ShownSource;
 use crate::observe::shown;
+use crate::plural::plural;
 use crate::reload::unreadable_by_group;
 use crate::shared::{self, Missing};
 use probe::Finding;
@@ -78,7 +79,8 @@ impl Check {
                             .filter(|finding| finding.warning().is_none())
                             .for_each(|finding| say(&finding.line()));
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
-                        say(&format!("{}: no faults; the keys have {secrets} secrets", path.display()));
+                        let secrets = plural(secrets, "secret", "secrets");
+                        say(&format!("{}: no faults; the keys have {secrets}", path.display()));
                         Ok(())
                     }
                 }

@@ -15,6 +15,7 @@ use procfs::process::{MountInfo, Process};
 
 use crate::config::Config;
 use crate::key_store::{Store, directory};
+use crate::plural::plural;
 use crate::unreadable::name_of_group;
 
 /// The maximum number of files that warnings of one kind name. A directory may have many.
@@ -115,7 +116,7 @@ fn group_left_out(path: &Path) -> Option<u32> {
 fn named(paths: &[&Path], fault: &str, mut text: impl FnMut(&Path) -> String) -> Vec<String> {
     let mut warnings: Vec<String> = paths.iter().take(MAX_NAMED).map(|path| text(path)).collect();
     if let Some(more @ 1..) = paths.len().checked_sub(MAX_NAMED) {
-        warnings.push(format!("{more} more files {fault}"));
+        warnings.push(format!("{} {fault}", plural(more, "more file", "more files")));
     }
     warnings
 }

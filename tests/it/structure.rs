@@ -51,6 +51,7 @@ const FLOORS: &[&[&str]] = &[
         "pattern_fault",
         "permission",
         "placeholder",
+        "plural",
         "protocol",
         "random_id",
         "redis_address",
