@@ -7,6 +7,7 @@ mod descriptors;
 mod door_warnings;
 mod first_keys;
 mod identities;
+mod listening;
 mod lookups;
 mod prepared;
 mod start_error;
@@ -53,7 +54,7 @@ use descriptors::carried_by_descriptors;
 use first_keys::Purpose;
 pub(crate) use prepared::Prepared;
 pub use start_error::StartError;
-use start_error::while_doing;
+use listening::while_listening;
 
 /// Time that workers get after the drain timeout to cut all requests in flight and to write the
 /// access log line of each.
@@ -400,7 +401,8 @@ fn bind_listeners(
         let balancers = listener.proxy_protocol.iter().flatten().copied().collect();
         let service = Service { tls: tls.clone(), door: listener.door, balancers, ..Service::default() };
         let bound = Bound::bind(&listener.address, service, inherited);
-        listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
+        let doing = || format!("can't listen on {}", listener.address);
+        listeners.push(while_listening(doing, &listener.address, bound)?);
     }
     let https_port = https_port(&listeners);
     for (bound, listener) in listeners.iter_mut().zip(&config.listeners) {
@@ -428,7 +430,7 @@ fn https_port(listeners: &[Bound]) -> u16 {
 fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, StartError> {
     let doing =
         || format!("can't listen on {address} (the admin listener; admin.address, or --admin, moves it)");
-    while_doing(doing, Bound::bind(address, Service::default(), inherited))
+    while_listening(doing, address, Bound::bind(address, Service::default(), inherited))
 }
 
 /// Returns the number of processors that the cgroup and the affinity mask allow.

@@ -195,7 +195,7 @@ impl Reloader {
                     }
                 }
                 Message::Store(news) => self.take_news(news),
-                Message::Asked(reply) => asking.get_or_insert_with(Vec::new).extend(reply),
+                Message::Asked(reply) => asking.get_or_insert_with(Vec::new).push(reply),
             }
             next = self.inbox.try_recv().ok();
         }

@@ -509,7 +509,11 @@ async fn readiness_follows_the_upstreams_where_that_is_wanted() {
     };
     assert_eq!(guarding("false").await.admin("GET /readyz", "").await.status, 200);
     let gateway = guarding("true").await;
-    gateway.admin("GET /readyz", "").await.assert_denied(503, "UPSTREAM_UNAVAILABLE");
+    let unready = gateway.admin("GET /readyz", "").await;
+    let of_it = unready.json()["error"]["details"]["unreachable"][0].clone();
+    assert_eq!(of_it["endpoint"], json!(format!("http://{gone}")), "{of_it}");
+    assert!(of_it["reason"].as_str().unwrap().contains("refused") && of_it["upstream"].is_string(), "{of_it}");
+    unready.assert_denied(503, "UPSTREAM_UNAVAILABLE");
     assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
     assert_eq!(data(&gateway, "/api/v1/status").await["is_ready"], false);
     // Nobody asks an unready server; it finds out by itself that upstream is back.
