@@ -52,9 +52,9 @@ use crate::thread_supervisor::{Duty, Threads};
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
 use first_keys::Purpose;
+use listening::while_listening;
 pub(crate) use prepared::Prepared;
 pub use start_error::StartError;
-use listening::while_listening;
 
 /// Time that workers get after the drain timeout to cut all requests in flight and to write the
 /// access log line of each.
@@ -160,8 +160,7 @@ impl App {
             unauthenticated: Arc::default(),
             hooks,
         });
-        let stood =
-            Stood { tls: certificates.clone(), keys: prepared.stood_keys, alarms: prepared.alarms };
+        let stood = Stood { tls: certificates.clone(), keys: prepared.stood_keys, alarms: prepared.alarms };
         let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
         let secured = listeners.iter().zip(certificates);
         let certificates = secured.filter_map(|(bound, tls)| Some((bound.local().clone(), tls?)));

@@ -27,20 +27,20 @@ fn of_missing(path: &Path) -> String {
     }
     let is_missing = |path: &&Path| *path != Path::new("") && fs::symlink_metadata(path).is_err();
     match path.ancestors().skip(1).filter(is_missing).last() {
-        Some(directory) => format!("there is no directory {}; make it, or name another path", directory.display()),
+        Some(directory) => {
+            format!("there is no directory {}; make it, or name another path", directory.display())
+        }
         None => "make it, or name another path".to_owned(),
     }
 }
 
 fn of_forbidden(path: &Path) -> Option<String> {
-    let is_closed = |path: &&Path| {
-        fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
+    let is_closed =
+        |path: &&Path| fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
     // The outermost path that can't be looked at is inside the directory that can't be entered.
     let inside = path.ancestors().filter(is_closed).last();
-    let directory = inside.map(|inside| {
-        inside.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
-    });
+    let directory = inside
+        .map(|inside| inside.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")));
     let closed = directory.unwrap_or(path);
     let found = fs::metadata(closed).ok()?;
     let (mode, name) = (if found.is_dir() { 750 } else { 640 }, closed.display());
@@ -95,7 +95,8 @@ mod tests {
         let missing = io::ErrorKind::NotFound.into();
         let of = |name: &str| advice(&directory.path().join(name), &missing).unwrap();
         assert_eq!(of("a"), "make it, or name another path");
-        let deep = format!("there is no directory {}/a; make it, or name another path", directory.path().display());
+        let deep =
+            format!("there is no directory {}/a; make it, or name another path", directory.path().display());
         assert_eq!(of("a/b/c"), deep);
         std::os::unix::fs::symlink("nowhere", directory.path().join("link")).unwrap();
         assert_eq!(of("link"), "it is a link to nowhere, which does not exist");

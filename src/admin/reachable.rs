@@ -71,7 +71,9 @@ impl Reachable {
     /// Whether the last check of the upstreams found each of them reachable; `true` before the first check has
     /// ended, and during any check.
     pub(super) fn last(&self) -> bool {
-        self.0.try_lock().map_or(true, |last| last.as_ref().is_none_or(|(_, unreachable)| unreachable.is_empty()))
+        self.0
+            .try_lock()
+            .map_or(true, |last| last.as_ref().is_none_or(|(_, unreachable)| unreachable.is_empty()))
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn status(admin: &Admin) -> Value {
     let gateway = &admin.gateway;
     let Levels { connections, connections_begun, in_flight, streams } = gateway.observers.levels();
     let tally = gateway.observers.tally();
-    let Outlook { keys, due_for_rotation, next_ends } = admin.outlook.outlook(gateway);
+    let Outlook { keys, due_for_rotation, next_ends, .. } = admin.outlook.outlook(gateway);
     let State { generation, parts, needs_restart } = gateway.reloads.state();
     let next_ends: Vec<Value> = next_ends
         .into_iter()

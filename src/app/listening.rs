@@ -37,7 +37,9 @@ fn advice(address: &Address, error: io::ErrorKind) -> Option<String> {
             format!("this user can't make a socket in {}", directory.display())
         }
         (Address::Tcp(_), io::ErrorKind::AddrInUse) => match port {
-            Some(port) => format!("another program listens there; as root, `ss -ltnp sport = :{port}` names it"),
+            Some(port) => {
+                format!("another program listens there; as root, `ss -ltnp sport = :{port}` names it")
+            }
             None => "another program listens there; as root, `ss -ltnp` names it".to_owned(),
         },
         (Address::Unix(_), io::ErrorKind::AddrInUse) => {

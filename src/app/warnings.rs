@@ -2,6 +2,7 @@
 //! settings that are allowed but most likely a mistake, and about problems to come, such as a
 //! certificate that ends soon.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use http::Method;
@@ -10,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::descriptors::carried_by_descriptors;
 use super::door_warnings;
 use super::weakness::weakness;
-use crate::config::{Access, AgeAction, Config, Cors, Quota, Route, Unit};
+use crate::config::{Access, AgeAction, Config, Cors, Listener, Quota, Route, Unit};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::net::tls::ListenerTls;
@@ -36,6 +37,7 @@ pub(super) fn of(
     let mut warnings: Vec<String> = of_plain_keys(config).into_iter().collect();
     warnings.extend(of_state(config));
     warnings.extend(of_trusted_proxies(config));
+    warnings.extend(of_clear_keys(config, is_in_container()));
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
     warnings.extend(of_upstreams(config, snapshot));
@@ -78,6 +80,35 @@ fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     networks.map(|network| {
         format!("trusted_proxies has {network}: any client can choose the address that it seems to come from")
     })
+}
+
+/// Returns a warning for each listener of clients that lets keys travel in clear. A configuration that names
+/// `trusted_proxies` or `proxy_protocol` has a proxy in front, which ends TLS. A container's wildcard address is
+/// reached by what the container publishes.
+fn of_clear_keys(config: &Config, is_in_container: bool) -> Vec<String> {
+    let needs_keys = config.routes.iter().any(|route| route.access != Access::Public);
+    let is_behind_proxy = !config.trusted_proxies.networks.is_empty();
+    let is_in_clear = |listener: &&Listener| {
+        let is_published = is_in_container && listener.address.is_of_all();
+        let is_guarded = listener.tls.is_some() || listener.redirect_to_https || listener.door.is_some();
+        let is_behind_balancer = listener.proxy_protocol.is_some();
+        !is_guarded && !is_behind_balancer && !is_published && !listener.address.is_local()
+    };
+    let listeners = config.listeners.iter().filter(|_| needs_keys && !is_behind_proxy);
+    let warnings = listeners.filter(is_in_clear).map(|listener| {
+        format!(
+            "the listener {} has no `tls`: keys travel in clear over the network; set `tls`, or name the proxy that ends TLS in \
+             trusted_proxies",
+            listener.address
+        )
+    });
+    warnings.collect()
+}
+
+/// Whether this process runs in a container, as Docker, Podman and Kubernetes mark it.
+fn is_in_container() -> bool {
+    let is_marked = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists());
+    is_marked || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
 /// Returns a warning if the admin token is easy to guess. This token can change keys, and failed

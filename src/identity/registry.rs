@@ -448,8 +448,7 @@ fn pace_of(issuer: &Issuer) -> Pace {
 
 fn read_keys(path: &std::path::Path) -> Result<KeySet, Fault> {
     let fault = |message: String| Fault::of_file(path, message);
-    let content =
-        regular_file::read(path).map_err(|error| Fault::unreadable(path, "the keys", &error))?;
+    let content = regular_file::read(path).map_err(|error| Fault::unreadable(path, "the keys", &error))?;
     KeySet::parse(&content).map_err(|reason| fault(format!("no set of keys: {reason}")))
 }
 

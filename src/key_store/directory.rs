@@ -71,8 +71,7 @@ pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>
 fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
     let none = Fault::of_file(directory, "the directory has no file with a key that is good");
     // Another key would be no remedy where the keys may not be read.
-    let forbidden =
-        |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    let forbidden = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
     let none = match refused.iter().any(|fault| regular_file::open(&fault.file).is_err_and(forbidden)) {
         true => none,
         false => none.hint(format!(

@@ -98,7 +98,9 @@ pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
     let mut groups = groups.iter();
     named(&paths, "can't be read by the group of their directory", |path| {
         let (path, group) = (path.display(), groups.next().map_or("", String::as_str));
-        format!("{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`")
+        format!(
+            "{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`"
+        )
     })
 }
 

@@ -63,7 +63,11 @@ impl Report {
     /// Returns the outcome in one line, and whether a part was refused.
     fn line(&self) -> (String, bool) {
         let with = |name: &str| -> Vec<&str> {
-            self.parts.iter().filter(|(_, outcome)| outcome.name() == name).map(|(part, _)| part.name()).collect()
+            self.parts
+                .iter()
+                .filter(|(_, outcome)| outcome.name() == name)
+                .map(|(part, _)| part.name())
+                .collect()
         };
         let (applied, refused) = (with("applied"), with("refused"));
         let reloaded = match applied.is_empty() {

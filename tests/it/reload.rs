@@ -462,12 +462,19 @@ async fn sighup_reloads_and_the_log_says_what_was_wrong() {
     };
     eventually("the refusal is logged", || reported().len() == 3).await;
     let answers = || {
-        let events = gateway.log().into_iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let events = gateway
+            .log()
+            .into_iter()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
         let asked = events.filter(|event| event["by"] == "SIGHUP");
         asked.map(|event| event["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     eventually("the outcome is logged", || answers().len() == 1).await;
-    assert!(answers()[0].starts_with("refused keys: ") && answers()[0].ends_with("and 2 more faults"), "{:?}", answers());
+    assert!(
+        answers()[0].starts_with("refused keys: ") && answers()[0].ends_with("and 2 more faults"),
+        "{:?}",
+        answers()
+    );
     gateway.signal("HUP");
     eventually("each SIGHUP has an answer", || answers().len() == 2).await;
     assert_eq!(answers()[0], answers()[1], "the fault stands");

@@ -26,7 +26,9 @@ mod tests {
 
     /// Returns the patch that a shell gives to kubectl.
     fn patch(command: &str, directory: &std::path::Path) -> Value {
-        let shell = format!("kubectl() {{ [ \"$1 $2 $3 $4 $5 $6 $#\" = 'patch secret NAME --type merge --patch 7' ] && printf %s \"$7\"; }}; {command}");
+        let shell = format!(
+            "kubectl() {{ [ \"$1 $2 $3 $4 $5 $6 $#\" = 'patch secret NAME --type merge --patch 7' ] && printf %s \"$7\"; }}; {command}"
+        );
         let output = Command::new("sh").args(["-c", &shell]).current_dir(directory).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
