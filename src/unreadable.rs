@@ -43,19 +43,23 @@ fn of_forbidden(path: &Path) -> Option<String> {
         .map(|inside| inside.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")));
     let closed = directory.unwrap_or(path);
     let found = fs::metadata(closed).ok()?;
-    let (mode, name) = (if found.is_dir() { 750 } else { 640 }, closed.display());
+    let (bit, mode, verb) = if found.is_dir() { (0o010, 750, "enter") } else { (0o040, 640, "read") };
+    let (name, group) = (closed.display(), getegid().as_raw());
     let (owner, of_owner) = (name_of_user(found.uid()), name_of_group(found.gid()));
-    let group = getegid().as_raw();
     let is_member = found.gid() == group
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == found.gid()));
-    let right = match is_member {
-        true => format!("`chmod {mode} {name}`"),
-        false => format!("`chgrp {} {name}; chmod {mode} {name}`", name_of_group(group)),
+    let right = match (found.mode() & bit != 0, is_member) {
+        (true, false) => format!("run it as root or in the group {of_owner}"),
+        (_, true) => format!("run it as root, or let the group {of_owner} {verb} it: `chmod {mode} {name}`"),
+        (false, false) => {
+            let group = name_of_group(group);
+            format!(
+                "run it as root, or let the group {group} {verb} it: `chgrp {group} {name}; chmod {mode} {name}`"
+            )
+        }
     };
-    let verb = if directory.is_some() { "enter" } else { "read" };
     Some(format!(
-        "{name} is {owner}:{of_owner} with the mode {:04o}, and this runs as {}: run it as root or in the group \
-         {of_owner}, or let it {verb} that as root with {right}",
+        "{name} is {owner}:{of_owner} with the mode {:04o}, and this runs as {}; {right}",
         found.mode() & 0o7777,
         name_of_user(geteuid().as_raw()),
     ))
