@@ -207,7 +207,8 @@ routes:
 
 #[test]
 fn root_is_told_of_files_that_the_services_group_cant_read() {
-    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) != 0 {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

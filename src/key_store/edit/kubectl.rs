@@ -20,6 +20,8 @@ pub(super) fn removing(file: &str) -> String {
 mod tests {
     use std::process::Command;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::{Value, json};
 
     use super::*;
@@ -42,8 +44,7 @@ mod tests {
         let patch = |command: &str| patch(command, directory.path());
         let replaced = patch(&replacing("checkout.yaml"));
         let coded = replaced["data"]["checkout.yaml"].as_str().unwrap();
-        use base64::Engine;
-        assert_eq!(base64::engine::general_purpose::STANDARD.decode(coded).unwrap(), text.as_bytes());
+        assert_eq!(STANDARD.decode(coded).unwrap(), text.as_bytes());
         assert_eq!(replaced["data"].as_object().unwrap().len(), 1);
         assert_eq!(patch(&removing("checkout.yaml")), json!({"data": {"checkout.yaml": null}}));
     }
