@@ -220,7 +220,7 @@ fn root_is_told_of_files_that_the_services_group_cant_read() {
             .success()
     );
     let text = format!(
-        "upstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: {}}}\nroutes: openai\n",
+        "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: {}}}\nroutes: openai\n",
         keys.display()
     );
     std::fs::write(path("config.yaml"), text).unwrap();
