@@ -284,8 +284,8 @@ impl Visitor {
             Probe::Ready if let Some(waiting) = status::waiting(&self.admin) => {
                 Err(Denial::certificate_missing(&waiting))
             }
-            Probe::Ready if !status::is_ready(&self.admin).await => Err(Denial::upstream_unavailable()),
             Probe::Ready => {
+                status::check_ready(&self.admin).await?;
                 let readiness = status::readiness(&self.admin.gateway.reloads);
                 Ok(typed(format!("{readiness}\n"), "application/json"))
             }

@@ -7,6 +7,7 @@ mod descriptors;
 mod door_warnings;
 mod first_keys;
 mod identities;
+mod listening;
 mod lookups;
 mod prepared;
 mod start_error;
@@ -51,9 +52,9 @@ use crate::thread_supervisor::{Duty, Threads};
 use crate::worker::Workers;
 use descriptors::carried_by_descriptors;
 use first_keys::Purpose;
+use listening::while_listening;
 pub(crate) use prepared::Prepared;
 pub use start_error::StartError;
-use start_error::while_doing;
 
 /// Time that workers get after the drain timeout to cut all requests in flight and to write the
 /// access log line of each.
@@ -118,6 +119,9 @@ impl App {
         // finds every later change.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock, Purpose::Service)?;
+        for alarm in &prepared.alarms {
+            tracing::error!("{alarm}");
+        }
         for warning in &prepared.warnings {
             tracing::warn!("{warning}");
         }
@@ -156,7 +160,7 @@ impl App {
             unauthenticated: Arc::default(),
             hooks,
         });
-        let stood = Stood { tls: certificates.clone(), keys: prepared.stood_keys };
+        let stood = Stood { tls: certificates.clone(), keys: prepared.stood_keys, alarms: prepared.alarms };
         let (reloader, reload) = Reloader::new(gateway.clone(), config.clone(), baseline, stood);
         let secured = listeners.iter().zip(certificates);
         let certificates = secured.filter_map(|(bound, tls)| Some((bound.local().clone(), tls?)));
@@ -396,7 +400,8 @@ fn bind_listeners(
         let balancers = listener.proxy_protocol.iter().flatten().copied().collect();
         let service = Service { tls: tls.clone(), door: listener.door, balancers, ..Service::default() };
         let bound = Bound::bind(&listener.address, service, inherited);
-        listeners.push(while_doing(|| format!("can't listen on {}", listener.address), bound)?);
+        let doing = || format!("can't listen on {}", listener.address);
+        listeners.push(while_listening(doing, &listener.address, bound)?);
     }
     let https_port = https_port(&listeners);
     for (bound, listener) in listeners.iter_mut().zip(&config.listeners) {
@@ -424,7 +429,7 @@ fn https_port(listeners: &[Bound]) -> u16 {
 fn bind_admin(address: &Address, inherited: &mut Inherited) -> Result<Bound, StartError> {
     let doing =
         || format!("can't listen on {address} (the admin listener; admin.address, or --admin, moves it)");
-    while_doing(doing, Bound::bind(address, Service::default(), inherited))
+    while_listening(doing, address, Bound::bind(address, Service::default(), inherited))
 }
 
 /// Returns the number of processors that the cgroup and the affinity mask allow.

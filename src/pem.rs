@@ -1,6 +1,7 @@
 //! Reads PEM files: bearward's own certificates and private keys, and the certificates of the
 //! authorities that bearward trusts.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,12 +20,18 @@ use crate::config::CertificatePair;
 use crate::config::fault::Fault;
 use crate::regular_file;
 
+/// Makes the fault of a file whose content could not be had.
+fn unopened(path: &Path, what: &str, error: &io::Error) -> Fault {
+    let fault = Fault::unreadable(path, what, error);
+    if fault.hint.is_none() { fault.hint("a PEM file is needed") } else { fault }
+}
+
 /// Reads all certificates of a file.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let unreadable = |error: pem::Error| {
         Fault::of_file(path, format!("certificates can't be read: {error}")).hint("a PEM file is needed")
     };
-    let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
+    let content = regular_file::read(path).map_err(|error| unopened(path, "certificates", &error))?;
     // A byte order mark before the first line would hide the first certificate.
     CertificateDer::pem_slice_iter(bom::without_in(&content)).collect::<Result<_, _>>().map_err(unreadable)
 }
@@ -41,9 +48,9 @@ pub(crate) fn certified_key(
     };
     ParsedCertificate::try_from(leaf)
         .map_err(|error| Fault::of_file(certificate, format!("is not a certificate: {error}")))?;
-    let content = regular_file::read(private_key).map_err(pem::Error::Io);
-    let key = content.and_then(|content| PrivateKeyDer::from_pem_slice(bom::without_in(&content)));
-    let key = key.map_err(|error| {
+    let content =
+        regular_file::read(private_key).map_err(|error| unopened(private_key, "the private key", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(bom::without_in(&content)).map_err(|error| {
         Fault::of_file(private_key, format!("holds no private key: {error}"))
             .hint("a PEM file, not encrypted")
     })?;
@@ -65,7 +72,8 @@ pub(crate) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDe
         let fault = Fault::of_file(path, format!("lists of revoked certificates can't be read: {error}"));
         fault.hint("a PEM file is needed, as `openssl ca -gencrl` writes it")
     };
-    let content = regular_file::read(path).map_err(pem::Error::Io).map_err(unreadable)?;
+    let content =
+        regular_file::read(path).map_err(|error| unopened(path, "lists of revoked certificates", &error))?;
     let lists = CertificateRevocationListDer::pem_slice_iter(bom::without_in(&content));
     let mut lists: Vec<_> = lists.collect::<Result<_, _>>().map_err(unreadable)?;
     // Of several lists of one authority, only the first is looked at: the newest has to be.

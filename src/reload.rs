@@ -7,6 +7,7 @@
 //! revocation.
 
 mod current;
+mod file_access;
 mod files;
 mod handle;
 mod part;
@@ -34,6 +35,7 @@ use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
 use crate::thread_supervisor::Ended;
 use current::{Current, Running};
+pub(crate) use file_access::{FileWarnings, unreadable_by_group};
 pub(crate) use files::Baseline;
 pub(crate) use handle::{Handle, Outcome, Report};
 use handle::{Message, reloading};
@@ -68,6 +70,8 @@ pub(crate) struct Reloader {
     /// take effect only after a restart.
     started: Config,
     needs_restart: Vec<&'static str>,
+    /// What was logged about files that everybody can change.
+    alarms: Vec<String>,
     generation: u64,
     directories: Directories,
     /// Whether an event found no room in the inbox.
@@ -87,7 +91,7 @@ impl Reloader {
         baseline: Baseline,
         stood: Stood,
     ) -> (Self, Handle) {
-        let Stood { tls, keys } = stood;
+        let Stood { tls, keys, alarms } = stood;
         let StoodKeys { refused, unread, last_good, redis } = keys;
         let (sender, inbox) = mpsc::sync_channel(INBOX);
         let has_missed = Arc::new(AtomicBool::new(false));
@@ -114,6 +118,7 @@ impl Reloader {
             refusals: Refusals::default(),
             started: config,
             needs_restart: Vec::new(),
+            alarms,
             generation: 0,
             directories,
             has_missed,
@@ -190,7 +195,7 @@ impl Reloader {
                     }
                 }
                 Message::Store(news) => self.take_news(news),
-                Message::Asked(reply) => asking.get_or_insert_with(Vec::new).extend(reply),
+                Message::Asked(reply) => asking.get_or_insert_with(Vec::new).push(reply),
             }
             next = self.inbox.try_recv().ok();
         }
@@ -343,6 +348,7 @@ impl Reloader {
             return None;
         }
         let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
+        FileWarnings::of(&self.current.config).raise(&mut self.alarms);
         self.current.gateway.limiter.forget_unused_windows();
         let outcome = match applied {
             Ok(()) => {

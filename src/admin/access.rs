@@ -1,6 +1,7 @@
 //! Checks whether a client may use the admin listener.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -19,7 +20,7 @@ use crate::gate;
 use crate::guard::client::Client;
 use crate::keys::Permission;
 use crate::proxy::Gateway;
-use crate::regular_file;
+use crate::{regular_file, unreadable};
 
 /// Reserved route names for the admin listener. A key that is restricted to routes needs the first
 /// name for all access, or the second name for metrics only, so that the key of a metrics scraper
@@ -135,7 +136,8 @@ impl Visitor {
         let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
             Ok(token) => token,
             Err(error) => {
-                tracing::error!(file = shown, %error, "the admin token can't be read");
+                let hint = unreadable::advice(Path::new(&shown), &error);
+                tracing::error!(file = shown, %error, hint, "the admin token can't be read");
                 return false;
             }
         };

@@ -22,7 +22,7 @@ use super::new_key::{NewKey, ahead, given, now};
 use super::state::Admin;
 use crate::config::{AgeAction, Position, StorePlace};
 use crate::denial::Denial;
-use crate::key_store::edit::{EditError, Editor};
+use crate::key_store::edit::{EditError, Editor, kubectl};
 use crate::key_store::provisions::Provisions;
 use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
@@ -247,9 +247,11 @@ fn refused(error: EditError, store: &Path, command: &str) -> Denial {
         EditError::Unwritable { reason, .. } => {
             let file = store.file_name().unwrap_or_default().to_string_lossy();
             let command = format!("bearward keys {command} --keys {file}");
-            let hint = "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by \
-                          `kubectl create secret generic NAME --from-file=FILE --dry-run=client -o yaml | kubectl apply -f -`";
-            Denial::store_read_only(&reason, hint, &command)
+            let hint = format!(
+                "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by `{}`",
+                kubectl::replacing("FILE")
+            );
+            Denial::store_read_only(&reason, &hint, &command)
         }
         EditError::Faults(faults) => {
             Denial::key_conflict("The key store has faults, which the status reports").caused_by(faults)

@@ -118,7 +118,7 @@ fn budgets(gateway: &Gateway) -> Vec<BudgetSample> {
 /// Returns the metrics in the text format of Prometheus.
 pub(super) fn encoded(admin: &Admin) -> String {
     let Admin { gateway, outlook, .. } = admin;
-    let Outlook { keys, due_for_rotation, next_ends } = outlook.outlook(gateway);
+    let Outlook { keys, due_for_rotation, next_ends, .. } = outlook.outlook(gateway);
     let server = gateway.followed_store.load().as_ref().map(|store| store.health().clone());
     Scrape {
         tally: gateway.observers.tally(),

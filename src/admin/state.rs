@@ -58,4 +58,8 @@ impl Admin {
             streams: AtomicUsize::new(0),
         }
     }
+    /// Whether somebody has a credential for changes: the admin token, or a key with the permission `admin`.
+    pub(super) fn may_be_changed(&self) -> bool {
+        self.config.token_file.is_some() || self.outlook.outlook(&self.gateway).has_admin
+    }
 }

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::identities;
+use super::reachable::Unreachable;
 use super::scrape;
 use super::state::Admin;
 use crate::acme::{Shown, ShownFault};
 use crate::config::{Door, StorePlace, Unenforceable};
-use crate::denial::catalogue;
+use crate::denial::{Denial, catalogue};
 use crate::group::Group;
 use crate::key_cache::Outlook;
 use crate::key_store::edit::unwritable_reason;
@@ -35,15 +36,26 @@ use crate::state::{Health, Keeping};
 /// Maximum number of pairs of a key and a model whose tokens the status shows.
 const TOKEN_ROWS: usize = 100;
 
-/// Whether the server is ready for requests. With `admin.ready_with_upstreams`, every upstream must
+/// Checks that the server is ready for requests. With `admin.ready_with_upstreams`, every upstream must
 /// have a reachable endpoint. A server with an empty key store is ready, because somebody emptied
 /// the store on purpose.
-pub(super) async fn is_ready(admin: &Admin) -> bool {
+///
+/// # Errors
+///
+/// The answer to a probe of a server that is not ready.
+pub(super) async fn check_ready(admin: &Admin) -> Result<(), Denial> {
     let snapshot = admin.gateway.snapshot.load_full();
     if !admin.gateway.keys.availability.is_available() {
-        return false;
+        return Err(Denial::key_store_unavailable());
     }
-    !admin.config.ready_with_upstreams || admin.reachable.check(&snapshot).await
+    if !admin.config.ready_with_upstreams {
+        return Ok(());
+    }
+    let unreachable = admin.reachable.check(&snapshot).await;
+    match unreachable.is_empty() {
+        true => Ok(()),
+        false => Err(Denial::upstreams_unreachable(unreachable.iter().map(Unreachable::json).collect())),
+    }
 }
 
 /// Whether the server was ready when its upstreams were last looked at.
@@ -101,7 +113,7 @@ pub(super) fn status(admin: &Admin) -> Value {
     let gateway = &admin.gateway;
     let Levels { connections, connections_begun, in_flight, streams } = gateway.observers.levels();
     let tally = gateway.observers.tally();
-    let Outlook { keys, due_for_rotation, next_ends } = admin.outlook.outlook(gateway);
+    let Outlook { keys, due_for_rotation, next_ends, .. } = admin.outlook.outlook(gateway);
     let State { generation, parts, needs_restart } = gateway.reloads.state();
     let next_ends: Vec<Value> = next_ends
         .into_iter()

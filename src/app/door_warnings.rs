@@ -3,6 +3,7 @@
 use crate::config::{Asker, BudgetQuota, Config, Door, Identity, ModelIn, Quota, Route, Unenforceable, Unit};
 use crate::key_cache::KeySet;
 use crate::keys::ApiKey;
+use crate::plural::plural;
 
 /// Those for whom a default limit holds.
 const WITHOUT_OWN: &str = "all keys without one of their own";
@@ -182,6 +183,6 @@ fn of_keys(set: &KeySet, is_meant: impl Fn(&ApiKey) -> bool) -> impl Iterator<It
     ids.dedup();
     let more = ids.len().saturating_sub(MAX_LISTED);
     let mut named: Vec<String> = ids.into_iter().take(MAX_LISTED).map(str::to_owned).collect();
-    named.extend((more > 0).then(|| format!("{more} more keys")));
+    named.extend((more > 0).then(|| plural(more, "more key", "more keys")));
     named.into_iter()
 }

@@ -21,7 +21,7 @@ use crate::net::tls::{self, ListenerTls};
 use crate::observe::ledger::Ledger;
 use crate::observe::untold::{Collected, Untold};
 use crate::random_id::random_id;
-use crate::reload::StoodKeys;
+use crate::reload::{FileWarnings, StoodKeys};
 use crate::shared::{self, Asker, Ours, Settings, Sharing};
 use crate::snapshot::Snapshot;
 use crate::state::{Fleet, Keeper, Keeping, State};
@@ -42,6 +42,8 @@ pub(crate) struct Prepared {
     pub(super) queues: Queues,
     pub(crate) identities: Identities,
     pub(super) tls: Vec<Option<Arc<ListenerTls>>>,
+    /// Warnings about files that everybody can change.
+    pub(crate) alarms: Vec<String>,
     /// Warnings about settings that are allowed, but most likely a mistake.
     pub(crate) warnings: Vec<String>,
 }
@@ -93,7 +95,8 @@ impl Prepared {
         match Snapshot::new(config, ids, &limiter, &endpoints, &queues, &identities) {
             Ok(snapshot) if faults.is_empty() => {
                 snapshot.put_into_service(&endpoints, &queues, &identities);
-                let warnings = warnings::of(config, &first.set, &snapshot, &tls);
+                let FileWarnings { alarms, mut warnings } = FileWarnings::of(config);
+                warnings.extend(warnings::of(config, &first.set, &snapshot, &tls));
                 let (keys, stood_keys) = first.into_service();
                 Ok(Prepared {
                     snapshot,
@@ -107,6 +110,7 @@ impl Prepared {
                     queues,
                     identities,
                     tls,
+                    alarms,
                     warnings,
                 })
             }

@@ -35,7 +35,3 @@ impl From<Faults> for StartError {
         StartError::Faults(faults)
     }
 }
-
-pub(super) fn while_doing<T>(doing: impl FnOnce() -> String, result: io::Result<T>) -> Result<T, StartError> {
-    result.map_err(|error| StartError::System { doing: doing(), error })
-}

@@ -2,10 +2,7 @@
 //! settings that are allowed but most likely a mistake, and about problems to come, such as a
 //! certificate that ends soon.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use http::Method;
@@ -14,10 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::descriptors::carried_by_descriptors;
 use super::door_warnings;
 use super::weakness::weakness;
-use crate::config::{Access, AgeAction, Config, Cors, Quota, Route, Unit};
+use crate::config::{Access, AgeAction, Config, Cors, Listener, Quota, Route, Unit};
 use crate::key_cache::KeySet;
 use crate::key_store::Store;
 use crate::net::tls::ListenerTls;
+use crate::plural::plural;
 use crate::regular_file;
 use crate::route::Shadow;
 use crate::snapshot::Snapshot;
@@ -36,9 +34,10 @@ pub(super) fn of(
     snapshot: &Snapshot,
     tls: &[Option<Arc<ListenerTls>>],
 ) -> Vec<String> {
-    let mut warnings = of_files(config);
+    let mut warnings: Vec<String> = of_plain_keys(config).into_iter().collect();
     warnings.extend(of_state(config));
     warnings.extend(of_trusted_proxies(config));
+    warnings.extend(of_clear_keys(config, is_in_container()));
     warnings.extend(of_admin_token(config));
     warnings.extend(of_certificates(tls));
     warnings.extend(of_upstreams(config, snapshot));
@@ -67,44 +66,11 @@ fn of_state(config: &Config) -> Option<String> {
     })
 }
 
-/// Returns warnings about secret files that every user can read, and about files whose changes
-/// can't be seen.
-fn of_files(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let keys = config.keys.path.path();
+/// Returns a warning if the key store holds keys as they are.
+fn of_plain_keys(config: &Config) -> Option<String> {
     let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
-    if is_plain {
-        let path = keys.display();
-        warnings.push(format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"));
-    }
-    let mut secret: Vec<&Path> = vec![keys];
-    secret.extend(config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()));
-    let id_secret = config.keys.id_secret.as_ref();
-    secret.extend(id_secret.and_then(|secret| secret.file.as_ref()).map(|file| file.path.as_path()));
-    let pairs = config.listeners.iter().flat_map(|listener| listener.tls.iter().flat_map(|tls| tls.files()));
-    secret.extend(pairs.map(|pair| pair.private_key.as_path()));
-    let secret: BTreeSet<&Path> = secret.into_iter().collect();
-    for path in &secret {
-        let mode = fs::metadata(path).map(|metadata| (metadata.is_file(), metadata.permissions().mode()));
-        if let Ok((true, mode)) = mode
-            && mode & 0o004 != 0
-        {
-            let right = format!("`chmod 640 {}`", path.display());
-            warnings.push(format!(
-                "{} can be read by everybody on this machine; {right}, or `defaultMode: 0440` of a mounted Secret",
-                path.display()
-            ));
-        }
-    }
-    let watched = config.source.iter().map(|source| source.path.as_path()).chain(secret);
-    let mounted = mount_points();
-    for path in watched.filter(|path| path.canonicalize().is_ok_and(|path| mounted.contains(&path))) {
-        warnings.push(format!(
-            "{} is a mount by itself (subPath, or a single file): changes of it never arrive; mount its directory",
-            path.display()
-        ));
-    }
-    warnings
+    let path = config.keys.path.path().display();
+    is_plain.then(|| format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"))
 }
 
 /// Returns warnings about trusted networks that include all addresses. Any client could then choose
@@ -116,6 +82,35 @@ fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
     })
 }
 
+/// Returns a warning for each listener of clients that lets keys travel in clear. A configuration that names
+/// `trusted_proxies` or `proxy_protocol` has a proxy in front, which ends TLS. A container's wildcard address is
+/// reached by what the container publishes.
+fn of_clear_keys(config: &Config, is_in_container: bool) -> Vec<String> {
+    let needs_keys = config.routes.iter().any(|route| route.access != Access::Public);
+    let is_behind_proxy = !config.trusted_proxies.networks.is_empty();
+    let is_in_clear = |listener: &&Listener| {
+        let is_published = is_in_container && listener.address.is_of_all();
+        let is_guarded = listener.tls.is_some() || listener.redirect_to_https || listener.door.is_some();
+        let is_behind_balancer = listener.proxy_protocol.is_some();
+        !is_guarded && !is_behind_balancer && !is_published && !listener.address.is_local()
+    };
+    let listeners = config.listeners.iter().filter(|_| needs_keys && !is_behind_proxy);
+    let warnings = listeners.filter(is_in_clear).map(|listener| {
+        format!(
+            "the listener {} has no `tls`: keys travel in clear over the network; set `tls`, or name the proxy that ends TLS in \
+             trusted_proxies",
+            listener.address
+        )
+    });
+    warnings.collect()
+}
+
+/// Whether this process runs in a container, as Docker, Podman and Kubernetes mark it.
+fn is_in_container() -> bool {
+    let is_marked = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists());
+    is_marked || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
 /// Returns a warning if the admin token is easy to guess. This token can change keys, and failed
 /// guesses are counted for a short time only.
 fn of_admin_token(config: &Config) -> Option<String> {
@@ -123,12 +118,6 @@ fn of_admin_token(config: &Config) -> Option<String> {
     let token = regular_file::read_text(path).ok()?;
     let why = weakness(token.trim())?;
     Some(format!("the admin token in {} {why}; `openssl rand -hex 32` makes one", path.display()))
-}
-
-/// Returns the mount points of this process (proc(5), fifth field of `mountinfo`).
-fn mount_points() -> BTreeSet<PathBuf> {
-    let mounts = procfs::process::Process::myself().and_then(|me| me.mountinfo());
-    mounts.map(|mounts| mounts.into_iter().map(|mount| mount.mount_point).collect()).unwrap_or_default()
 }
 
 fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
@@ -144,7 +133,8 @@ fn of_certificates(tls: &[Option<Arc<ListenerTls>>]) -> Vec<String> {
                 Some(format!("{file} has ended, at {end}: clients refuse it"))
             }
             () if left < CERTIFICATE_NOTICE => {
-                Some(format!("{file} ends in {} days, at {end}", left.as_hours() / 24))
+                let days = plural(usize::try_from(left.as_hours() / 24).unwrap_or_default(), "day", "days");
+                Some(format!("{file} ends in {days}, at {end}"))
             }
             () => None,
         }
@@ -308,7 +298,7 @@ fn of_keys(config: &Config, set: &KeySet, snapshot: &Snapshot) -> Vec<String> {
         }
     }
     if more > 0 {
-        warnings.push(format!("{more} more warnings of this kind"));
+        warnings.push(format!("{} of this kind", plural(more, "more warning", "more warnings")));
     }
     // `keys.max_age` ends a key even if the key has no `expires_at`.
     if !endless.is_empty() && max_age.is_none() {

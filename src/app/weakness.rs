@@ -109,7 +109,7 @@ pub(super) fn token_fault(path: &Path) -> Option<Fault> {
                 None => None,
             }
         }
-        Err(error) => Some(Fault::of_file(path, format!("the admin token can't be read: {error}"))),
+        Err(error) => Some(Fault::unreadable(path, "the admin token", &error)),
     }
 }
 

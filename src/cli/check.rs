@@ -18,6 +18,8 @@ use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
 use crate::identity::ShownSource;
 use crate::observe::shown;
+use crate::plural::plural;
+use crate::reload::unreadable_by_group;
 use crate::shared::{self, Missing};
 use probe::Finding;
 
@@ -39,7 +41,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let path = config_path(self.config)?;
-        let prepared = Config::load(&path).and_then(|config| Prepared::of(&config, &Clock::system()));
+        let prepared = prepared(&path);
         let prepared = prepared.and_then(|prepared| {
             let faults = prepared.faults_of_keys();
             if faults.0.is_empty() { Ok(prepared) } else { Err(faults) }
@@ -51,7 +53,8 @@ impl Check {
         match prepared {
             Ok(prepared) => {
                 let issuers = issuers::asked(&prepared)?;
-                let (secrets, mut warnings) = (prepared.secrets(), prepared.warnings);
+                let (secrets, mut warnings) = (prepared.secrets(), prepared.alarms);
+                warnings.extend(prepared.warnings);
                 warnings.extend(issuers.iter().flat_map(warnings_of));
                 let probed = self.probe.then(|| probe::findings(&prepared.snapshot.upstreams)).transpose()?;
                 let findings = probed.as_deref().unwrap_or_default();
@@ -76,7 +79,8 @@ impl Check {
                             .filter(|finding| finding.warning().is_none())
                             .for_each(|finding| say(&finding.line()));
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
-                        say(&format!("{}: no faults; the keys have {secrets} secrets", path.display()));
+                        let secrets = plural(secrets, "secret", "secrets");
+                        say(&format!("{}: no faults; the keys have {secrets}", path.display()));
                         Ok(())
                     }
                 }
@@ -92,6 +96,16 @@ impl Check {
             }
         }
     }
+}
+
+/// Reads all files. For root, who can read each of them, the warnings also tell of those that a service can't read.
+fn prepared(path: &Path) -> Result<Prepared, Faults> {
+    let config = Config::load(path)?;
+    let mut prepared = Prepared::of(&config, &Clock::system())?;
+    if rustix::process::geteuid().is_root() {
+        prepared.warnings.extend(unreadable_by_group(&config));
+    }
+    Ok(prepared)
 }
 
 /// Returns warnings about an issuer that has no keys, or keys that are of no use.

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::failure::Failure;
 use crate::bom;
 use crate::config::Address;
+use crate::config::fault::Fault;
 use crate::net;
 
 /// Parses the address of the admin listener: `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`.
@@ -28,7 +29,7 @@ pub(super) fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
             let token = Zeroizing::new(token);
             Ok(Zeroizing::new(bom::without(&token).trim().to_owned()))
         }
-        Err(error) => Err(Failure::Failed(format!("{}: {error}", path.display()))),
+        Err(error) => Err(Failure::Failed(Fault::unreadable(path, "the admin token", &error).to_string())),
     }
 }
 

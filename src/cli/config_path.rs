@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::failure::Failure;
 
 /// Returns the path of the configuration: `named` if given, else `$BEARWARD_CONFIG`, else the first
-/// of `./bearward.yaml` and `/etc/bearward/config.yaml` that exists.
+/// of `./bearward.yaml` and `/etc/bearward/config.yaml` that exists. One in a directory that can't be entered may
+/// exist: it is returned, too, so that its reader tells of the directory.
 ///
 /// # Errors
 ///
@@ -15,6 +16,6 @@ pub(crate) fn config_path(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     let usual = ["bearward.yaml", "/etc/bearward/config.yaml"].map(Path::new);
-    let found = usual.iter().find(|path| path.exists());
+    let found = usual.iter().find(|path| path.try_exists().unwrap_or(true));
     found.map(|path| path.to_path_buf()).ok_or(Failure::NoConfiguration)
 }

@@ -25,6 +25,7 @@ pub(crate) const NO_CONFIGURATION: &str = "\
 no configuration: neither ./bearward.yaml nor /etc/bearward/config.yaml exists
   bearward init                      writes one, and a first key
   bearward COMMAND --config FILE     reads yours, as $BEARWARD_CONFIG does
+  bearward keys list --keys FILE     reads a key store without one, as all `keys` commands do
   bearward run --upstream http://127.0.0.1:8000 --keys keys.yaml     needs none
   bearward demo                      shows what bearward does";
 

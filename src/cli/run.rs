@@ -97,12 +97,14 @@ impl Run {
     }
 }
 
-/// Starts a task that reloads the configuration, keys and certificates at each SIGHUP.
+/// Starts a task that reloads the configuration, keys and certificates at each SIGHUP, and logs the outcome.
 fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload.nudge().await;
+            if let Some(report) = reload.reload().await {
+                report.log("SIGHUP");
+            }
         }
     });
     Ok(())

@@ -50,6 +50,11 @@ impl Address {
         self.ip_and_port().is_some_and(|(ip, own)| ip.is_unspecified() && own == port && port != 0)
     }
 
+    /// Whether the address is a wildcard, of all interfaces.
+    pub(crate) fn is_of_all(&self) -> bool {
+        self.ip_and_port().is_some_and(|(ip, _)| ip.is_unspecified())
+    }
+
     /// Whether only this machine can connect to a listener on the address: loopback, or a unix socket.
     pub(crate) fn is_local(&self) -> bool {
         match (self, self.ip_and_port()) {

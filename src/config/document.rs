@@ -123,8 +123,7 @@ impl Config {
     }
 
     fn of(path: &Path, source: std::io::Result<String>) -> Result<Config, Faults> {
-        let source = source
-            .map_err(|error| Fault::of_file(path, format!("the configuration can't be read: {error}")))?;
+        let source = source.map_err(|error| Fault::unreadable(path, "the configuration", &error))?;
         let config = Config::parse(path, &source, &|name| std::env::var(name).ok())?;
         Ok(Config { source: Some(ReadFile::new(path, &source)), ..config })
     }

@@ -1,7 +1,9 @@
 //! Faults in files, each with a position and a hint.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use crate::unreadable;
 
 /// A position in a file. Lines and columns are numbered from 1; line 0 stands for the file as a
 /// whole.
@@ -37,6 +39,13 @@ impl Fault {
     /// Creates a fault of a file as a whole: the file is unreadable, missing or empty.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Fault::at(file, Position::default(), message)
+    }
+
+    /// Creates the fault of a file that can't be read, with what to do about it. `what`: the content of the file,
+    /// such as "the private key".
+    pub(crate) fn unreadable(file: &Path, what: &str, error: &io::Error) -> Self {
+        let hint = unreadable::advice(file, error);
+        Fault { hint, ..Fault::of_file(file, format!("{what} can't be read: {error}")) }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -8,7 +8,7 @@ use crate::config::files::ReadFile;
 use crate::config::form::text;
 use crate::config::section::{fields_of, section};
 use crate::config::tree::Node;
-use crate::regular_file;
+use crate::{regular_file, unreadable};
 
 /// A secret that was read when the configuration was loaded.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,8 +84,14 @@ fn in_file(d: &mut Decoder<'_>, node: &Node) -> Option<SecretValue> {
             Some(SecretValue { value: Zeroizing::new(String::clone(&value)), file })
         }
         Err(error) => {
-            d.fault(node.at, format!("{} can't be read: {error}", path.display()));
-            None
+            let message = format!("{} can't be read: {error}", path.display());
+            match unreadable::advice(&path, &error) {
+                Some(advice) => d.hinted(node.at, message, advice),
+                None => {
+                    d.fault(node.at, message);
+                    None
+                }
+            }
         }
     }
 }

@@ -166,7 +166,7 @@ impl KeyServer {
         match regular_file::read_text(&file.path) {
             Ok(text) if text.trim().is_empty() => Err(Fault::of_file(&file.path, "the password is empty")),
             Ok(text) => Ok(Some(Zeroizing::new(text.trim().to_owned()))),
-            Err(error) => Err(Fault::of_file(&file.path, format!("the password can't be read: {error}"))),
+            Err(error) => Err(Fault::unreadable(&file.path, "the password", &error)),
         }
     }
 
@@ -179,7 +179,7 @@ impl KeyServer {
     pub(crate) fn current_certificates(&self) -> Result<PemTexts, Fault> {
         let read = |path: &PathBuf| match regular_file::read_text(path) {
             Ok(text) => Ok(text.as_bytes().to_vec()),
-            Err(error) => Err(Fault::of_file(path, format!("can't be read: {error}"))),
+            Err(error) => Err(Fault::unreadable(path, "the file", &error)),
         };
         let ca = self.tls.ca.as_ref().map(read).transpose()?;
         let client = match &self.tls.client {

@@ -364,7 +364,9 @@ pub(crate) fn find(name: &str) -> Option<Code> {
 pub(crate) fn advice(code: &str, reason: &str) -> &'static str {
     match reason {
         "unknown" => "No key has this secret. Was it deleted, or is it of another server?",
-        "mistyped" => "The token's checksum is wrong: it was cut or changed on its way. Copy it again.",
+        "mistyped" => {
+            "The token's length or checksum is wrong: it was cut or changed on its way. Copy it again."
+        }
         "malformed" => {
             "The text behind Bearer is more than one word. Check how the client builds the header."
         }

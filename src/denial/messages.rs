@@ -270,9 +270,11 @@ impl Denial {
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
-    /// 503: no endpoint of an upstream accepts a connection. Used by the readiness probe.
-    pub(crate) fn upstream_unavailable() -> Self {
-        Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", Value::Null)
+    /// 503: no endpoint of an upstream accepts a connection. Used by the readiness probe. `unreachable`: these
+    /// endpoints, with the reason of each.
+    pub(crate) fn upstreams_unreachable(unreachable: Vec<Value>) -> Self {
+        let details = json!({"unreachable": unreachable});
+        Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", details)
             .retry_after(1)
     }
 

@@ -25,7 +25,7 @@ impl Denied {
     /// The file can't be read, or all faults in it. An empty file is a fault: it may be half written.
     pub(crate) fn read(path: &Path) -> Result<Self, Faults> {
         let text = regular_file::read_text(path)
-            .map_err(|error| Fault::of_file(path, format!("the denied tokens can't be read: {error}")))?;
+            .map_err(|error| Fault::unreadable(path, "the denied tokens", &error))?;
         let written = denied::parse(path, &text)?;
         let (patterns, subjects): (Vec<_>, Vec<_>) =
             written.sub.into_iter().partition(|sub| sub.contains('*'));

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::json::Object;
 use super::jwks::{self, KeySet};
 use super::source::{Answer, Place, Source};
+use crate::config::fault::Fault;
 use crate::config::{KeysPlace, is_trustworthy};
 use crate::regular_file;
 
@@ -119,7 +120,7 @@ fn wanted(place: &Place, url: &str) -> Result<Wanted, String> {
     let authorization = match &place.token_file {
         Some(path) if server_of(url).is_some() && server_of(url) == server_of(configured) => {
             let text = regular_file::read_text(path)
-                .map_err(|error| format!("the token file {} can't be read: {error}", path.display()))?;
+                .map_err(|error| Fault::unreadable(path, "the token file", &error).to_string())?;
             if text.trim().is_empty() {
                 return Err(format!("the token file {} is empty", path.display()));
             }
@@ -229,7 +230,7 @@ mod tests {
         assert!(seen[0].1);
         let gone = Place { token_file: Some("/nonexistent".into()), ..place(KeysPlace::Discovery) };
         let (answer, seen) = asked(gone, Vec::new());
-        assert!(answer.unwrap_err().contains("token file") && seen.is_empty());
+        assert!(answer.unwrap_err().contains("the token file can't be read") && seen.is_empty());
     }
 
     #[test]

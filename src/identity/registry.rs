@@ -162,7 +162,7 @@ impl Identities {
         if let Some(path) = &issuer.token_file {
             let fault = |message: String| Fault::of_file(path, message);
             let read = regular_file::read_text(path);
-            let text = read.map_err(|error| fault(format!("the token can't be read: {error}")))?;
+            let text = read.map_err(|error| Fault::unreadable(path, "the token", &error))?;
             if text.trim().is_empty() {
                 return Err(fault("the file of the token is empty".to_owned()));
             }
@@ -448,8 +448,7 @@ fn pace_of(issuer: &Issuer) -> Pace {
 
 fn read_keys(path: &std::path::Path) -> Result<KeySet, Fault> {
     let fault = |message: String| Fault::of_file(path, message);
-    let content =
-        regular_file::read(path).map_err(|error| fault(format!("the keys can't be read: {error}")))?;
+    let content = regular_file::read(path).map_err(|error| Fault::unreadable(path, "the keys", &error))?;
     KeySet::parse(&content).map_err(|reason| fault(format!("no set of keys: {reason}")))
 }
 

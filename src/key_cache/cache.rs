@@ -29,7 +29,7 @@ pub(crate) struct Match {
 /// The reason why no key matches a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoMatch {
-    /// The credential is a bearward token whose checksum is wrong.
+    /// The credential is a bearward token whose length or checksum is wrong.
     Mistyped,
     Unknown,
 }
@@ -146,7 +146,8 @@ impl KeyCache {
     ///
     /// # Errors
     ///
-    /// Fails if no key matches the credential. A mistyped token is refused without a lookup.
+    /// Fails if no key matches the credential. A token with a wrong checksum is refused without a lookup; one with
+    /// a wrong length could be another program's key.
     pub(crate) fn lookup(&self, credential: &Credential) -> Result<(KeyHash, Match), NoMatch> {
         self.lookup_as(credential.form(), credential)
     }
@@ -162,7 +163,8 @@ impl KeyCache {
             return Err(NoMatch::Mistyped);
         }
         let hash = credential.hash();
-        let found = self.find(&hash).ok_or(NoMatch::Unknown)?;
+        let no_match = || if credential.is_damaged() { NoMatch::Mistyped } else { NoMatch::Unknown };
+        let found = self.find(&hash).ok_or_else(no_match)?;
         Ok((hash, found))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::key_cache::cache::KeyCache;
+use crate::keys::Permission;
 
 /// Maximum number of keys that `next_ends` lists.
 const NEXT: usize = 10;
@@ -13,6 +14,8 @@ const NEXT: usize = 10;
 pub(crate) struct Outlook {
     pub(crate) keys: usize,
     pub(crate) due_for_rotation: usize,
+    /// Whether a key that is turned on has the permission `admin`.
+    pub(crate) has_admin: bool,
     /// The ids and expiry times of the keys that expire next, soonest first. Expired keys are not
     /// listed.
     pub(crate) next_ends: Vec<(String, Timestamp)>,
@@ -34,6 +37,7 @@ impl Outlook {
             if expires_at.is_some_and(|end| end <= now) {
                 return;
             }
+            outlook.has_admin |= key.has(Permission::Admin);
             if key.end_of_age(age).is_some_and(|end| end <= now) {
                 outlook.due_for_rotation += 1;
             }

@@ -17,6 +17,7 @@ use crate::key_store::tally::NoKeys;
 use crate::key_store::{file, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
+use crate::regular_file;
 
 /// Returns the files of a directory, in the order of their names.
 pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -68,8 +69,16 @@ pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>
 }
 
 fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
-    let hint = format!("`bearward keys create --keys {} --permissions read` makes one", directory.display());
-    let none = Fault::of_file(directory, "the directory has no file with a key that is good").hint(hint);
+    let none = Fault::of_file(directory, "the directory has no file with a key that is good");
+    // Another key would be no remedy where the keys may not be read.
+    let forbidden = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    let none = match refused.iter().any(|fault| regular_file::open(&fault.file).is_err_and(forbidden)) {
+        true => none,
+        false => none.hint(format!(
+            "`bearward keys create --keys {} --permissions read` makes one",
+            directory.display()
+        )),
+    };
     Faults(std::iter::once(none).chain(refused).collect())
 }
 
@@ -83,7 +92,7 @@ struct Part {
 }
 
 fn parts(directory: &Path) -> Result<Vec<Part>, Fault> {
-    let unreadable = |error| Fault::of_file(directory, format!("the key directory can't be read: {error}"));
+    let unreadable = |error| Fault::unreadable(directory, "the key directory", &error);
     let part = |path: PathBuf| {
         let source = file::read(&path).map_err(Faults::from);
         match source.and_then(|source| yaml::entries_of_part(&path, &source)) {

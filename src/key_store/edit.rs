@@ -9,6 +9,7 @@ mod change_fields;
 mod disk;
 pub(super) mod entry_text;
 pub(super) mod error;
+pub(crate) mod kubectl;
 mod layout;
 mod lines;
 mod lock;

@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// Makes the fault of a key file that can't be read. Its hint names the command that creates a key
 /// file.
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
-    let fault = Fault::of_file(path, format!("the key file can't be read: {error}"));
+    let fault = Fault::unreadable(path, "the key file", error);
     match error.kind() {
         std::io::ErrorKind::NotFound => fault
             .hint(format!("`bearward keys create --keys {} --permissions read` makes it", path.display())),

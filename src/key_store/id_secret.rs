@@ -11,11 +11,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::config::fault::Fault;
 use crate::config::{ID_SECRET_LENGTH, KeyServer, Keys, StorePlace};
+use crate::key_store::ownership;
 use crate::key_store::redis::RedisStore;
 use crate::keys::id_secret::IdSecret;
 
@@ -209,17 +210,11 @@ fn create(path: &Path) -> io::Result<()> {
     let directory = directory_of(path);
     let hex = hex()?;
     // The name has the pattern of bearward's other temporary files, so that the next command
-    // removes the file if it is left over. The mode is 0600.
+    // removes the file if it is left over. The mode is 0600 at first.
     let mut temporary =
         tempfile::Builder::new().prefix(".bearward-").suffix(".tmp").tempfile_in(directory)?;
     writeln!(temporary, "{}", *hex)?;
-    let owner = fs::metadata(directory)?;
-    let made = temporary.as_file().metadata()?;
-    // A file that root creates is given to the owner of the directory.
-    if rustix::process::geteuid().is_root() && (made.uid(), made.gid()) != (owner.uid(), owner.gid()) {
-        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-        rustix::fs::fchown(temporary.as_file(), Some(uid), Some(gid))?;
-    }
+    ownership::give(temporary.as_file(), directory)?;
     temporary.as_file().sync_all()?;
     temporary.persist_noclobber(path).map_err(|error| error.error)?;
     // If the file system can't make the rename durable, a crash may lose the file. The next start

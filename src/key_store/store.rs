@@ -50,6 +50,12 @@ impl Store {
             Some("yaml" | "yml") => Ok(Store::Yaml(path.to_owned())),
             Some("jsonl" | "ndjson") => Ok(Store::JsonLines(path.to_owned())),
             Some("txt") => Ok(Store::Text(path.to_owned())),
+            // A directory that can't be looked at is none that exists.
+            _ if let Err(error) = path.metadata()
+                && error.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Err(Fault::unreadable(path, "the key store", &error))
+            }
             _ => Err(Fault::of_file(path, "not a known kind of key store")
                 .hint("a file whose name ends in .yaml, .jsonl or .txt, or an existing directory")),
         }

@@ -116,6 +116,12 @@ impl Credential {
         self.form() == Form::Mistyped
     }
 
+    /// Whether the credential begins as a bearward token, but has another length or a wrong checksum: characters
+    /// were lost, added or changed, unless another program makes keys with this prefix.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.0.starts_with(PREFIX.as_bytes()) && self.form() != Form::Token
+    }
+
     /// Returns the id inside a bearward token whose checksum is right. A client can make such a
     /// token with an id of its choice.
     pub fn token_id(&self) -> Option<String> {

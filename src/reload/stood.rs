@@ -11,6 +11,8 @@ use crate::net::tls::Swappable;
 pub(crate) struct Stood {
     pub(crate) tls: Vec<Option<Swappable>>,
     pub(crate) keys: StoodKeys,
+    /// What was logged about files that everybody can change.
+    pub(crate) alarms: Vec<String>,
 }
 
 /// The result of the first reading of the key store.

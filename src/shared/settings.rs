@@ -31,7 +31,7 @@ impl Settings {
         let mut read = |path: &Path| match regular_file::read_text(path) {
             Ok(text) => Some(text.as_bytes().to_vec()),
             Err(error) => {
-                faults.push(Fault::of_file(path, format!("can't be read: {error}")));
+                faults.push(Fault::unreadable(path, "the file", &error));
                 None
             }
         };

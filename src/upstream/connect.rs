@@ -36,10 +36,15 @@ pub(crate) async fn connect(endpoint: &Endpoint, needs_http1: bool) -> io::Resul
     }
 }
 
-/// Whether a connection to an endpoint can be made within `limit`. The connection is closed at
+/// Tries whether a connection to an endpoint can be made within `limit`. The connection is closed at
 /// once, and the result does not change the endpoint's health.
-pub(crate) async fn is_reachable(endpoint: &Endpoint, limit: Duration) -> bool {
-    timeout(limit, connect(endpoint, false)).await.is_ok_and(|made| made.is_ok())
+///
+/// # Errors
+///
+/// Fails with the errors of [`connect`], and with `TimedOut` after `limit`.
+pub(crate) async fn try_connection(endpoint: &Endpoint, limit: Duration) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"));
+    timeout(limit, connect(endpoint, false)).await.unwrap_or_else(|_elapsed| Err(late())).map(drop)
 }
 
 /// Makes a connected TCP stream ready for HTTP: sets socket options, does the TLS handshake of an

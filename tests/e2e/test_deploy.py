@@ -493,7 +493,8 @@ def test_every_configuration_passes_check(origin, files):
     assert report["ok"], report["faults"]
     # Warnings about the test's key and descriptors are expected, and of a server for limits that can't be reached
     # from here; the configuration must cause none.
-    expected = ("never end", "descriptors", "failed to lookup address")
+    # The listener of a container is published on loopback (compose.yaml), which nobody can tell outside of it.
+    expected = ("never end", "descriptors", "failed to lookup address", *["in clear"] * ("docker" in origin))
     assert [warning for warning in report["warnings"] if not any(text in warning for text in expected)] == []
 
 

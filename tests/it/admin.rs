@@ -501,6 +501,32 @@ async fn refusals_and_the_status_come_as_they_happen() {
 }
 
 #[tokio::test]
+async fn a_change_of_readiness_is_one_line_of_the_log() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = Gateway::at(&format!("http://{gone}"))
+        .key("ci", "permissions: [read]")
+        .admin_fields("ready_with_upstreams: true")
+        .start_binary()
+        .await;
+    let ready = async || {
+        let mut raw = Raw::connect(gateway.admin.unwrap()).await;
+        raw.send("GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        raw.answer().await.status
+    };
+    let lines = |text: &str| gateway.log().iter().filter(|line| line.contains(text)).count();
+    for _ in 0..3 {
+        assert_eq!(ready().await, 503);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    until("it is logged", async || lines("not ready: no endpoint") == 1).await;
+    assert!(gateway.log().iter().any(|line| line.contains("not ready") && line.contains(&gone.to_string())));
+    let _back = std::net::TcpListener::bind(gone).unwrap();
+    until("it is ready", async || ready().await == 200).await;
+    until("it is logged", async || lines("ready again") == 1).await;
+    assert_eq!(lines("not ready: no endpoint"), 1, "not once for each probe");
+}
+
+#[tokio::test]
 async fn readiness_follows_the_upstreams_where_that_is_wanted() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let guarding = |fields: &str| {
@@ -509,7 +535,14 @@ async fn readiness_follows_the_upstreams_where_that_is_wanted() {
     };
     assert_eq!(guarding("false").await.admin("GET /readyz", "").await.status, 200);
     let gateway = guarding("true").await;
-    gateway.admin("GET /readyz", "").await.assert_denied(503, "UPSTREAM_UNAVAILABLE");
+    let unready = gateway.admin("GET /readyz", "").await;
+    let of_it = unready.json()["error"]["details"]["unreachable"][0].clone();
+    assert_eq!(of_it["endpoint"], json!(format!("http://{gone}")), "{of_it}");
+    assert!(
+        of_it["reason"].as_str().unwrap().contains("refused") && of_it["upstream"].is_string(),
+        "{of_it}"
+    );
+    unready.assert_denied(503, "UPSTREAM_UNAVAILABLE");
     assert_eq!(gateway.admin("GET /livez", "").await.status, 200);
     assert_eq!(data(&gateway, "/api/v1/status").await["is_ready"], false);
     // Nobody asks an unready server; it finds out by itself that upstream is back.

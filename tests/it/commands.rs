@@ -206,6 +206,39 @@ routes:
 }
 
 #[test]
+fn root_is_told_of_files_that_the_services_group_cant_read() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let keys = path("keys.yaml");
+    assert!(
+        bearward(&["keys", "create", "--permissions", "read", "--keys", keys.to_str().unwrap()])
+            .status
+            .success()
+    );
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\nkeys: {{path: {}}}\nroutes: openai\n",
+        keys.display()
+    );
+    std::fs::write(path("config.yaml"), text).unwrap();
+    std::os::unix::fs::chown(directory.path(), None, Some(1)).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o750)).unwrap();
+    let check = || {
+        let output = bearward(&["check", "--config", path("config.yaml").to_str().unwrap()]);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = check();
+    assert!(told.contains("keys.yaml: the group ") && told.contains("chmod 640"), "{told}");
+    std::os::unix::fs::chown(&keys, None, Some(1)).unwrap();
+    std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let told = check();
+    assert!(!told.contains("the group"), "{told}");
+}
+
+#[test]
 fn the_built_in_routes_and_the_example_warn_of_nothing_that_they_are_to_blame_for() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
     let directory = tempfile::tempdir().unwrap();

@@ -60,6 +60,21 @@ async fn it_has_what_the_api_has_without_a_script() {
 }
 
 #[tokio::test]
+async fn without_a_credential_for_changes_the_page_offers_none() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway =
+        Gateway::guarding(&upstream).without_admin_token().key("ci", "permissions: [read]").start().await;
+    let id = format!("key_{}", gateway.token("ci").split('_').nth(1).unwrap());
+    let html = page(&gateway, "/").await;
+    assert!(html.contains("set <code>admin.token_file</code>") && !html.contains("data-act=\""), "{html}");
+    assert!(!page(&gateway, &format!("/keys/{id}")).await.contains("data-act=\""));
+    let gateway =
+        Gateway::guarding(&upstream).without_admin_token().key("boss", "permissions: [admin]").start().await;
+    let html = page(&gateway, "/").await;
+    assert!(html.contains("data-act=\"create\"") && !html.contains("id=\"unmanaged\""), "{html}");
+}
+
+#[tokio::test]
 async fn what_others_chose_is_text() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway =

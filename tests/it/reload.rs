@@ -461,6 +461,32 @@ async fn sighup_reloads_and_the_log_says_what_was_wrong() {
         events.filter(|event| event["part"] == "keys").collect::<Vec<_>>()
     };
     eventually("the refusal is logged", || reported().len() == 3).await;
+    let answers = || {
+        let events = gateway
+            .log()
+            .into_iter()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let asked = events.filter(|event| event["by"] == "SIGHUP");
+        asked.map(|event| event["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the outcome is logged", || answers().len() == 1).await;
+    assert!(
+        answers()[0].starts_with("refused keys: ") && answers()[0].ends_with("and 2 more faults"),
+        "{:?}",
+        answers()
+    );
+    gateway.signal("HUP");
+    eventually("each SIGHUP has an answer", || answers().len() == 2).await;
+    assert_eq!(answers()[0], answers()[1], "the fault stands");
+    std::fs::write(&keys, "keys: []\n").unwrap();
+    gateway.signal("HUP");
+    eventually("each SIGHUP has an answer", || answers().len() == 3).await;
+    gateway.signal("HUP");
+    eventually("each SIGHUP has an answer", || answers().len() == 4).await;
+    assert_eq!(answers()[3], "reloaded: nothing changed");
+    std::fs::write(&keys, "keys: [{id: key_a, hush: x}]\n").unwrap();
+    gateway.signal("HUP");
+    eventually("each SIGHUP has an answer", || answers().len() == 5).await;
     let unknown = reported().into_iter().find(|event| event["fault"] == "unknown field in a key").unwrap();
     assert_eq!((unknown["line"].as_u64(), unknown["column"].as_u64()), (Some(1), Some(20)), "{unknown}");
     assert!(unknown["hint"].as_str().unwrap().contains("hash"));

@@ -22,6 +22,7 @@ struct Case {
     upstream: String,
     key_file: &'static str,
     mode: u32,
+    address: &'static str,
 }
 
 fn case(warns: &'static [&'static str]) -> Case {
@@ -34,6 +35,7 @@ fn case(warns: &'static [&'static str]) -> Case {
         upstream: "endpoints: [http://127.0.0.1:1]".to_owned(),
         key_file: "keys.yaml",
         mode: 0o600,
+        address: "127.0.0.1:0",
     }
 }
 
@@ -69,8 +71,9 @@ impl Case {
         std::fs::set_permissions(path(self.key_file), PermissionsExt::from_mode(self.mode)).unwrap();
         let [keys, listener, admin] = &self.more;
         let config = format!(
-            "listeners: [{{address: 127.0.0.1:0{listener}}}]\nupstreams: [{{name: m, {}}}]\n\
+            "listeners: [{{address: {}{listener}}}]\nupstreams: [{{name: m, {}}}]\n\
              keys: {{path: {}{keys}}}\nadmin: {{address: 127.0.0.1:0{admin}}}\n{}",
+            self.address,
             self.upstream,
             path(self.key_file).display(),
             self.config
@@ -148,6 +151,8 @@ fn cases(directory: &Path) -> Vec<Case> {
     let mut cases = vec![
         plain,
         open_to_all,
+        Case { address: "192.0.2.1:8080", ..case(&["192.0.2.1:8080 has no `tls`: keys travel in clear"]) },
+        Case { mode: 0o646, ..case(&["can be changed by everybody on this machine"]) },
         case(&["never matches"]).config(
             "routes: [{name: a, paths: [/**], permission: read}, {name: b, paths: [/b], permission: admin}]",
         ),
@@ -281,6 +286,11 @@ fn every_warning_leaves_the_exit_code_0() {
         let quiet =
             case(&[]).config("cors: {origins: ['*'], headers: [authorization]}").warnings(directory.path());
         assert_eq!(quiet, [""; 0], "nothing to warn of");
+        let more = [String::new(), ", proxy_protocol: [192.0.2.0/24]".to_owned(), String::new()];
+        let balanced = Case { address: "192.0.2.1:8080", more, ..case(&[]) };
+        assert_eq!(balanced.warnings(directory.path()), [""; 0], "behind a balancer");
+        let proxied = Case { address: "192.0.2.1:8080", ..case(&[]).config("trusted_proxies: [192.0.2.2]") };
+        assert_eq!(proxied.warnings(directory.path()), [""; 0], "TLS ends in front");
         let cases = cases(directory.path());
         cases.iter().any(|case| case.warns == ["is a mount by itself"])
     };

@@ -47,6 +47,8 @@ pub(super) struct KeyPage {
     charts: Vec<Chart>,
     rows: Vec<Row>,
     store: Store,
+    /// Whether keys can be changed here with a credential that exists.
+    is_managed: bool,
     /// The number of refused requests with a secret of the key.
     refused: u64,
     /// The last refusals of the key, by kind, newest first.
@@ -115,6 +117,7 @@ impl KeyPage {
             charts: charts(&trend.steps),
             rows: rows(&trend.steps),
             store: read(status::store_of(admin))?,
+            is_managed: admin.may_be_changed(),
             refused: key.usage.refusals.values().sum(),
             refusals: refusals.into_iter().filter(|kind| kind.key_id.as_deref() == Some(id)).collect(),
             key,

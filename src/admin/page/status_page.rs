@@ -42,6 +42,8 @@ pub(super) struct StatusPage {
     charts: Vec<Chart>,
     keys: Keys,
     is_continued: bool,
+    /// Whether keys can be changed here with a credential that exists.
+    is_managed: bool,
     /// The file name of the key store, for the commands that the page shows.
     store_file: String,
     /// The number of all refusals.
@@ -78,6 +80,7 @@ impl StatusPage {
             charts: charts(&status),
             keys: read(admin.looked_at.keys(generation, page.after(), || page.of(admin)))?,
             is_continued: page.is_continued(),
+            is_managed: admin.may_be_changed(),
             store_file: store.to_string_lossy().into_owned(),
             refused: status.refusals.values().sum(),
             refusals: read(status::refusal_kinds(admin))?,

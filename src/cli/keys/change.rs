@@ -10,13 +10,14 @@ use super::store_argument::StoreArgument;
 use super::values::{ahead, named, now};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::say;
-use crate::config::AgeAction;
 use crate::config::decode::parse_duration;
+use crate::config::{AgeAction, StorePlace};
 use crate::key_store::edit::{Editor, Found};
 use crate::key_store::redis::Waited;
 use crate::keys::KeyRecord;
 use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
+use crate::plural::plural;
 
 /// The key to change.
 #[derive(Debug, Args)]
@@ -94,7 +95,13 @@ impl Rotate {
         rotation.of(before, token).map_err(|reason| {
             Failure::Failed(match reason {
                 NotRotated::Disabled => {
-                    format!("{} is turned off, which a new secret would not change", named(before))
+                    let way = match self.target.store.place() {
+                        Ok(StorePlace::Path(path)) => {
+                            format!("; without `disabled` in its entry in {}, it is on again", path.display())
+                        }
+                        _ => String::new(),
+                    };
+                    format!("{} is turned off, which a new secret would not change{way}", named(before))
                 }
                 NotRotated::Expired => {
                     format!("{} has expired; --expires-in 90d gives it a new end", named(before))
@@ -142,10 +149,11 @@ impl Waiting {
         if !lost.is_empty() {
             let lost = lost.join(", ");
             return Err(Failure::Failed(format!(
-                "not confirmed by {lost}: these replicas have ended, or can't reach the server; applied by {applied} others"
+                "not confirmed by {lost}: these replicas have ended, or can't reach the server; applied by {}",
+                plural(applied, "other", "others")
             )));
         }
-        say(&format!("bearward: applied by {applied} replicas"));
+        say(&format!("bearward: applied by {}", plural(applied, "replica", "replicas")));
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use crate::config::{Config, StorePlace};
 use crate::key_store::edit::{Editor, write_all};
 use crate::key_store::{Store, id_secret};
 use crate::keys::id_secret::IdSecret;
+use crate::plural::plural;
 
 #[derive(Debug, Args)]
 pub(super) struct Copy {
@@ -52,8 +53,8 @@ impl Copy {
         write_all(&to, &records, self.overwrite)?;
         self.verify(&to, &records)?;
         say(&format!(
-            "bearward: {} keys copied from {} to {}",
-            records.len(),
+            "bearward: {} copied from {} to {}",
+            plural(records.len(), "key", "keys"),
             self.from.display(),
             self.to.display()
         ));

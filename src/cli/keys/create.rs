@@ -1,6 +1,6 @@
 //! `bearward keys create`: makes a key and adds it to the store.
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::secret::show_secret;
 use super::store_argument::StoreArgument;
@@ -12,6 +12,7 @@ use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission, Permissions};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("kind").args(["preset", "permissions"]).required(true).multiple(true))]
 pub(super) struct Create {
     #[command(flatten)]
     store: StoreArgument,
@@ -24,7 +25,6 @@ pub(super) struct Create {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        required_unless_present = "preset",
         value_parser = permission
     )]
     permissions: Vec<Permission>,

@@ -40,7 +40,8 @@ impl Verify {
             Err(no_match) => {
                 let message = match no_match {
                     NoMatch::Mistyped => {
-                        "a bearward token with a wrong checksum: a character is lost or changed".to_owned()
+                        "a bearward token with a wrong length or checksum: characters are lost, added or changed"
+                            .to_owned()
                     }
                     NoMatch::Unknown => format!("no key of {} matches it", path.display()),
                 };

@@ -10,7 +10,9 @@ use rustix::fs::{Access, Gid, Uid};
 use tempfile::NamedTempFile;
 
 use super::error::{EditError, in_words, refused};
+use super::kubectl;
 use super::lock::WriteLock;
+use crate::key_store::ownership;
 
 /// The beginning of the names of temporary files. A file with such a name that exists when a
 /// command acquires the lock was left by a killed command.
@@ -53,7 +55,8 @@ impl Locked {
     }
 
     /// Replaces `path` by a file with this content, which is durable before it is visible. The mode
-    /// and the owner of an existing file stay the same. A new file can be read only by its owner.
+    /// and the owner of an existing file stay the same. A new file can be read only by its owner, and by the
+    /// group of a service (`ownership`).
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -67,7 +70,7 @@ impl Locked {
 
     /// Begins a temporary file that will replace `path`.
     pub(super) fn begin(&self, path: &Path) -> Result<Writing, EditError> {
-        self.refuse_unlocked(path)?;
+        self.refuse_unlocked(path, kubectl::replacing)?;
         let failed = |error: io::Error| unwritable(path, &error);
         // A key file of a directory store may be a symbolic link to a file in another directory.
         let path = resolved(path)?;
@@ -79,7 +82,7 @@ impl Locked {
 
     /// Removes a key file.
     pub(super) fn remove(&self, path: &Path) -> Result<(), EditError> {
-        self.refuse_unlocked(path)?;
+        self.refuse_unlocked(path, kubectl::removing)?;
         fs::remove_file(path).map_err(|error| unwritable(path, &error))?;
         sync(&self.directory);
         Ok(())
@@ -87,8 +90,8 @@ impl Locked {
 
     /// Refuses a write if the lock is not held, even if `path` is a link to a file in another
     /// directory.
-    fn refuse_unlocked(&self, path: &Path) -> Result<(), EditError> {
-        self.refuse_mounted(path)?;
+    fn refuse_unlocked(&self, path: &Path, command: fn(&str) -> String) -> Result<(), EditError> {
+        self.refuse_mounted(path, command)?;
         match self.lock {
             Some(_) => Ok(()),
             None => Err(unwritable(path, &io::ErrorKind::PermissionDenied.into())),
@@ -96,20 +99,21 @@ impl Locked {
     }
 
     /// Refuses a write to a mounted Secret or ConfigMap, because the kubelet would refuse or
-    /// overwrite the change.
-    fn refuse_mounted(&self, path: &Path) -> Result<(), EditError> {
+    /// overwrite the change. The hint names the command that makes it, which `command` makes of the file's name.
+    fn refuse_mounted(&self, path: &Path, command: fn(&str) -> String) -> Result<(), EditError> {
         if !self.is_mounted {
             return Ok(());
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let command = command(&file);
         Err(EditError::Unwritable {
             reason: format!(
                 "{} is in a mounted Secret or ConfigMap, which can't be changed from inside",
                 path.display()
             ),
             hint: format!(
-                "change it where it comes from: edit its file `{file}` there as below, then, with the names of your own, \
-                 `kubectl create secret generic NAME --from-file={file} --dry-run=client -o yaml | kubectl apply -f -`"
+                "change its file `{file}` where it comes from, as below, and with the name of your Secret: `{command}` \
+                 (`kubectl edit configmap NAME` for a ConfigMap)"
             ),
         })
     }
@@ -146,28 +150,9 @@ impl Writing {
         let Writing { directory, path, temporary } = self;
         let rename = || {
             let (file, old) = (temporary.as_file(), fs::metadata(&path).ok());
-            // A new file that root creates is given to the owner of the directory.
-            let owner = match &old {
-                Some(old) => Some(old.clone()),
-                None if rustix::process::geteuid().is_root() => fs::metadata(&directory).ok(),
-                None => None,
-            };
-            let made = file.metadata()?;
-            if let Some(owner) = owner.filter(|owner| (made.uid(), made.gid()) != (owner.uid(), owner.gid()))
-            {
-                let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-                rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
-                    let error = io::Error::from(error);
-                    io::Error::new(
-                        error.kind(),
-                        format!("its owner can't be kept ({error}); run this as its owner"),
-                    )
-                })?;
-            }
-            if let Some(old) = &old {
-                // The mode is set after the owner, because a change of the owner clears the special
-                // bits.
-                file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+            match &old {
+                Some(old) => keep_owner(file, old)?,
+                None => ownership::give(file, &directory)?,
             }
             temporary.as_file().sync_all()?;
             if !is_as_read() {
@@ -179,6 +164,20 @@ impl Writing {
         };
         rename().map_err(|error: io::Error| in_words("write", &path, &error))
     }
+}
+
+/// Gives a file the owner, the group and the mode of the file that it replaces.
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+        rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(|error| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("its owner can't be kept ({error}); run this as its owner"))
+        })?;
+    }
+    // The mode is set after the owner, because a change of the owner clears the special bits.
+    file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
 }
 
 /// Returns the directory that contains a file.

@@ -30,6 +30,7 @@ pub struct Gateway {
     listener_fields: String,
     admin: String,
     admin_fields: String,
+    has_admin_token: bool,
     hooks: Hooks,
     clock: Option<Clock>,
 }
@@ -84,6 +85,7 @@ impl Gateway {
             listener_fields: String::new(),
             admin: "127.0.0.1:0".to_owned(),
             admin_fields: String::new(),
+            has_admin_token: true,
             hooks: Hooks::default(),
             clock: None,
         }
@@ -134,6 +136,12 @@ impl Gateway {
     /// Where the admin listener is.
     pub fn admin_on(mut self, address: &str) -> Self {
         self.admin = address.to_owned();
+        self
+    }
+
+    /// Nobody has the admin token: only keys with `admin` can change keys.
+    pub fn without_admin_token(mut self) -> Self {
+        self.has_admin_token = false;
         self
     }
 
@@ -190,7 +198,7 @@ impl Gateway {
             ca = Some(made.cert.pem());
         }
         let config = format!(
-            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [{}]{}}}\n{}keys: {{path: {}{}}}\nadmin: {{address: \"{}\", token_file: {}{}}}\nworkers: 2\n{}",
+            "listeners:\n  - {{{listener}}}\nupstreams:\n  - {{name: model, endpoints: [{}]{}}}\n{}keys: {{path: {}{}}}\nadmin: {{address: \"{}\"{}{}}}\nworkers: 2\n{}",
             match self.upstream.starts_with('{') {
                 true => self.upstream.clone(),
                 false => format!("\"{}\"", self.upstream),
@@ -200,7 +208,10 @@ impl Gateway {
             path("keys.yaml").display(),
             self.keys_fields,
             self.admin,
-            path("admin.token").display(),
+            match self.has_admin_token {
+                true => format!(", token_file: {}", path("admin.token").display()),
+                false => String::new(),
+            },
             self.admin_fields,
             self.config
         );

@@ -306,7 +306,7 @@ fn odd_entries_that_are_right_load_in_every_store() {
         files.write(&entries.collect::<Vec<_>>());
         let (code, said) = check(&files);
         assert_eq!(code, Some(0), "{form:?}: {said}");
-        assert!(said.contains(&format!("the keys have {} secrets", odd.len())), "{form:?}: {said}");
+        assert!(said.contains(&format!("the keys have {} secret", odd.len())), "{form:?}: {said}");
     }
 }
 
@@ -363,7 +363,7 @@ fn odd_stores_that_are_right_load() {
             assert!(said.contains("has no keys"), "{form:?} {content:?}: {said}");
         } else {
             assert_eq!(code, Some(0), "{form:?} {content:?}: {said}");
-            assert!(said.contains(&format!("the keys have {keys} secrets")), "{form:?} {content:?}: {said}");
+            assert!(said.contains(&format!("the keys have {keys} secret")), "{form:?} {content:?}: {said}");
         }
         *counts.entry(format!("{form:?}")).or_default() += 1;
     }
@@ -378,6 +378,6 @@ fn odd_stores_that_are_right_load() {
     }
     let (code, said) = check(&directory);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("the keys have 1 secrets"), "{said}");
+    assert!(said.contains("the keys have 1 secret"), "{said}");
     assert_eq!(counts.len(), 3);
 }

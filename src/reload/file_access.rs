@@ -1,0 +1,375 @@
+//! Warnings about the files that a configuration names: those that other users can read or change, those that
+//! the service's group can't read, and those whose changes never arrive.
+//!
+//! Called at a start and by `bearward check`, and by the reloading thread, because permissions change with the
+//! files.
+//! Invariant: nothing is advised that would break a mounted Secret. The kubelet makes its files readable by all,
+//! and without an `fsGroup` the pod reads them as everybody does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use procfs::process::{MountInfo, Process};
+
+use crate::config::Config;
+use crate::key_store::{Store, directory};
+use crate::plural::plural;
+use crate::unreadable::name_of_group;
+
+/// The maximum number of files that warnings of one kind name. A directory may have many.
+const MAX_NAMED: usize = 20;
+/// The bit of a directory in which users can only replace or remove their own files.
+const STICKY: u32 = 0o1000;
+
+/// Warnings about the files of a configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileWarnings {
+    /// Files that everybody can change, and so let himself in.
+    pub(crate) alarms: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl FileWarnings {
+    /// Looks at the files of a configuration as they are now.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self::with_mounts(config, &Mounts::of_process())
+    }
+
+    fn with_mounts(config: &Config, mounts: &Mounts) -> Self {
+        let files = Files::of(config);
+        let is_read_only = |path: &Path| mounts.of_file(path).is_some_and(is_read_only);
+        let changeable: Vec<&Path> =
+            files.all().filter(|path| has_mode(path, 0o002) && !is_read_only(path)).collect();
+        let open = files.changeable_directories().into_iter().filter(|path| !is_read_only(path));
+        let mut alarms: Vec<String> = open
+            .map(|path| {
+                let path = path.display();
+                format!(
+                    "{path} is a directory that everybody on this machine can change: whoever replaces or adds a file there lets \
+                     himself in; `chmod 750 {path}`"
+                )
+            })
+            .collect();
+        alarms.extend(named(&changeable, "can be changed by everybody", |path| {
+            let path = path.display();
+            format!(
+                "{path} can be changed by everybody on this machine: whoever changes it lets himself in; `chmod 640 {path}`"
+            )
+        }));
+        let readable = files.secret.iter().map(PathBuf::as_path);
+        let readable = readable.filter(|path| has_mode(path, 0o004) && !changeable.contains(path));
+        let is_of_kubelet = |path: &Path| mounts.of_file(path).is_some_and(is_read_only_memory);
+        let readable: Vec<&Path> = readable.filter(|path| !is_of_kubelet(path)).collect();
+        let mut warnings = named(&readable, "can be read by everybody", |path| {
+            let right = match is_read_only(path) {
+                true => "`defaultMode: 0440` with an `fsGroup`, if this is a mounted volume".to_owned(),
+                false => format!("`chmod 640 {}`", path.display()),
+            };
+            format!("{} can be read by everybody on this machine; {right}", path.display())
+        });
+        warnings.extend(files.named().filter(|path| mounts.hide_changes_of(path)).map(|path| {
+            format!(
+                "{} is a mount by itself (subPath, or a single file): changes of it never arrive; mount its directory",
+                path.display()
+            )
+        }));
+        FileWarnings { alarms, warnings }
+    }
+
+    /// Logs the alarms that were not logged before, as errors.
+    pub(super) fn raise(self, before: &mut Vec<String>) {
+        for alarm in self.alarms.iter().filter(|alarm| !before.contains(alarm)) {
+            tracing::error!("{alarm}");
+        }
+        *before = self.alarms;
+    }
+}
+
+/// Returns warnings about files that root alone can read, in a directory of another group: that of the service,
+/// most likely. Of interest to root only, who reads all files.
+pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
+    let files = Files::of(config);
+    let left_out: Vec<(&Path, u32)> =
+        files.all().filter_map(|path| Some((path, group_left_out(path)?))).collect();
+    let groups: Vec<String> = left_out.iter().map(|(_, group)| name_of_group(*group)).collect();
+    let paths: Vec<&Path> = left_out.iter().map(|(path, _)| *path).collect();
+    let mut groups = groups.iter();
+    named(&paths, "can't be read by the group of their directory", |path| {
+        let (path, group) = (path.display(), groups.next().map_or("", String::as_str));
+        format!(
+            "{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`"
+        )
+    })
+}
+
+/// Returns the group of a file's directory, if it may enter the directory but not read the file, which is root's.
+fn group_left_out(path: &Path) -> Option<u32> {
+    let (file, of_directory) = (fs::metadata(path).ok()?, fs::metadata(directory_of(path)).ok()?);
+    let group = of_directory.gid();
+    let enters = group != 0 && of_directory.mode() & 0o010 != 0;
+    let reads = file.mode() & 0o004 != 0 || (file.gid() == group && file.mode() & 0o040 != 0);
+    let is_of_root_alone = file.is_file() && file.uid() == 0 && (file.gid() == 0 || file.mode() & 0o040 == 0);
+    (enters && !reads && is_of_root_alone).then_some(group)
+}
+
+/// Makes the warning of each path, and a last one of those that are too many to be named.
+fn named(paths: &[&Path], fault: &str, mut text: impl FnMut(&Path) -> String) -> Vec<String> {
+    let mut warnings: Vec<String> = paths.iter().take(MAX_NAMED).map(|path| text(path)).collect();
+    if let Some(more @ 1..) = paths.len().checked_sub(MAX_NAMED) {
+        warnings.push(format!("{} {fault}", plural(more, "more file", "more files")));
+    }
+    warnings
+}
+
+fn has_mode(path: &Path, bit: u32) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & bit != 0)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
+}
+
+/// The files that a configuration names, as far as their permissions matter.
+struct Files {
+    /// The configuration itself.
+    config: Option<PathBuf>,
+    /// The key store as it is named: a file or a directory.
+    store: PathBuf,
+    /// The files of the store, and the other secret files.
+    secret: BTreeSet<PathBuf>,
+}
+
+impl Files {
+    fn of(config: &Config) -> Self {
+        let store = config.keys.path.path().to_owned();
+        let is_directory = matches!(Store::at(&config.keys.path), Ok(Store::Directory(_)));
+        let of_store = match is_directory {
+            true => directory::files(&store).unwrap_or_default(),
+            false => vec![store.clone()],
+        };
+        let token = config.admin.iter().filter_map(|admin| admin.token_file.clone());
+        let id_secret = config.keys.id_secret.as_ref().and_then(|secret| secret.file.as_ref());
+        let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let private = tls.flat_map(|tls| tls.files()).map(|pair| pair.private_key.clone());
+        let secret = of_store.into_iter().chain(token).chain(id_secret.map(|file| file.path.clone()));
+        Files {
+            config: config.source.as_ref().map(|source| source.path.clone()),
+            secret: secret.chain(private).collect(),
+            store,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        self.config.iter().chain(&self.secret).map(PathBuf::as_path)
+    }
+
+    /// Returns the paths that the configuration names, each of which could be a mount.
+    fn named(&self) -> impl Iterator<Item = &Path> {
+        let of_store = std::iter::once(&self.store).filter(|store| store.is_dir());
+        let is_inside = |path: &&PathBuf| directory_of(path) == self.store;
+        let files = self.config.iter().chain(self.secret.iter().filter(move |path| !is_inside(path)));
+        files.chain(of_store).map(PathBuf::as_path)
+    }
+
+    /// Returns the directories in which everybody can replace a file, or add one to the key store.
+    fn changeable_directories(&self) -> BTreeSet<&Path> {
+        let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
+        let replaced = self.all().map(directory_of).filter(|path| mode(path) & (0o002 | STICKY) == 0o002);
+        let store = std::iter::once(self.store.as_path()).filter(|store| store.is_dir());
+        replaced.chain(store.filter(|path| mode(path) & 0o002 != 0)).collect()
+    }
+}
+
+/// The mounts of this process (proc(5), `mountinfo`).
+#[derive(Default)]
+struct Mounts(Vec<MountInfo>);
+
+impl Mounts {
+    fn of_process() -> Self {
+        let mounts = Process::myself().and_then(|me| me.mountinfo());
+        Mounts(mounts.map(|mounts| mounts.into_iter().collect()).unwrap_or_default())
+    }
+
+    /// Returns the mount that a file is on: the innermost, and of several at one place the last.
+    fn of_file(&self, path: &Path) -> Option<&MountInfo> {
+        let path = path.canonicalize().ok()?;
+        let around = self.0.iter().filter(|mount| path.starts_with(&mount.mount_point));
+        around.max_by_key(|mount| mount.mount_point.components().count())
+    }
+
+    /// Whether a file is replaced somewhere else than here: it is a mount by itself, or it is on a mount of one
+    /// version of a volume (a subPath of a directory). The kubelet puts each version of a volume into a new
+    /// directory whose name begins with two dots. A directory that is a mount, such as a whole volume, shows
+    /// its changes.
+    fn hide_changes_of(&self, path: &Path) -> bool {
+        let Some(mount) = self.of_file(path) else { return false };
+        let is_of_version = Path::new(&mount.root).components().any(|part| match part {
+            Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
+            _ => false,
+        });
+        is_of_version || (!path.is_dir() && path.canonicalize().is_ok_and(|path| path == mount.mount_point))
+    }
+}
+
+fn is_read_only(mount: &MountInfo) -> bool {
+    mount.mount_options.contains_key("ro")
+}
+
+/// Whether a mount is a Secret as the kubelet mounts it.
+fn is_read_only_memory(mount: &MountInfo) -> bool {
+    is_read_only(mount) && mount.fs_type == "tmpfs"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory with a configuration whose key store is `store` in it.
+    struct Case {
+        root: tempfile::TempDir,
+        config: Config,
+    }
+
+    impl Case {
+        fn new(store: &str) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let named = root.path().join("bearward.yaml");
+            let text = format!(
+                "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\n\
+                 keys: {{path: {}}}\nadmin: {{address: 127.0.0.1:0, token_file: {}}}\nroutes: openai\n",
+                root.path().join(store).display(),
+                root.path().join("token").display()
+            );
+            fs::write(&named, text).unwrap();
+            let case = Case { config: Config::load(&named).unwrap(), root };
+            case.write("token", 0o600);
+            case
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().canonicalize().unwrap().join(name)
+        }
+
+        fn write(&self, name: &str, mode: u32) {
+            fs::create_dir_all(directory_of(&self.path(name))).unwrap();
+            fs::write(self.path(name), "").unwrap();
+            self.chmod(name, mode);
+        }
+
+        fn chmod(&self, name: &str, mode: u32) {
+            fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn found(&self, mounts: &Mounts) -> FileWarnings {
+            FileWarnings::with_mounts(&self.config, mounts)
+        }
+    }
+
+    /// A mount at `point`, of the directory `root` of its file system.
+    fn mount(point: &Path, root: &str, options: &str, system: &str) -> Mounts {
+        let point = point.display();
+        let line = format!("36 35 0:50 {root} {point} {options} - {system} none rw");
+        Mounts(vec![MountInfo::from_line(&line).unwrap()])
+    }
+
+    #[test]
+    fn a_secret_mounted_as_a_directory_gets_no_warning() {
+        let case = Case::new("keys");
+        case.write("keys/..2026_11_30/checkout.yaml", 0o644);
+        std::os::unix::fs::symlink("..2026_11_30", case.path("keys/..data")).unwrap();
+        std::os::unix::fs::symlink("..data/checkout.yaml", case.path("keys/checkout.yaml")).unwrap();
+        case.chmod("keys", 0o1777);
+        let secret = mount(&case.path("keys"), "/", "ro,relatime", "tmpfs");
+        assert_eq!(case.found(&secret), FileWarnings::default());
+        // The same files, where everybody on the machine sees them.
+        let found = case.found(&Mounts::default());
+        assert!(found.alarms[0].contains("keys is a directory that everybody"), "{found:?}");
+        assert!(found.warnings[0].contains("checkout.yaml can be read by everybody"), "{found:?}");
+    }
+
+    #[test]
+    fn a_mounted_file_and_a_directory_of_one_version_hide_their_changes() {
+        let (case, hides) = (Case::new("keys.yaml"), "is a mount by itself");
+        case.write("keys.yaml", 0o600);
+        let found = case.found(&mount(&case.path("keys.yaml"), "/keys.yaml", "rw", "ext4"));
+        assert!(found.warnings[0].contains("keys.yaml is a mount by itself"), "{found:?}");
+        let case = Case::new("keys");
+        case.write("keys/a.yaml", 0o600);
+        let of = |root: &str| case.found(&mount(&case.path("keys"), root, "ro", "tmpfs")).warnings;
+        assert_eq!(of("/"), [""; 0]);
+        assert!(of("/..2026_11_30/team")[0].contains(hides));
+    }
+
+    #[test]
+    fn what_everybody_can_change_is_an_alarm() {
+        for (store, file) in [
+            ("keys.yaml", "keys.yaml"),
+            ("keys.jsonl", "keys.jsonl"),
+            ("keys.txt", "keys.txt"),
+            ("keys", "keys/a.yaml"),
+        ] {
+            let case = Case::new(store);
+            case.write(file, 0o666);
+            case.chmod("token", 0o622);
+            case.chmod("bearward.yaml", 0o646);
+            let found = case.found(&Mounts::default());
+            for name in [file, "token", "bearward.yaml"] {
+                let text = format!("{name} can be changed by everybody");
+                assert!(found.alarms.iter().any(|alarm| alarm.contains(&text)), "{text}: {found:?}");
+            }
+            assert_eq!((found.alarms.len(), found.warnings.len()), (3, 0), "{found:?}");
+            let read_only = mount(&case.path(""), "/", "ro", "ext4");
+            assert_eq!(case.found(&read_only).alarms, [""; 0], "nobody can");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_everybody_can_change_is_an_alarm_unless_files_of_others_stay_in_it() {
+        let case = Case::new("store/keys.yaml");
+        case.write("store/keys.yaml", 0o600);
+        for (mode, alarms) in [(0o777, 1), (0o1777, 0), (0o775, 0)] {
+            case.chmod("store", mode);
+            assert_eq!(case.found(&Mounts::default()).alarms.len(), alarms, "{mode:o}");
+        }
+        let case = Case::new("store");
+        case.write("store/a.yaml", 0o600);
+        case.chmod("store", 0o1777);
+        assert_eq!(case.found(&Mounts::default()).alarms.len(), 1, "a key can be added");
+    }
+
+    #[test]
+    fn of_many_files_only_some_are_named() {
+        let case = Case::new("keys");
+        (0..MAX_NAMED + 2).for_each(|number| case.write(&format!("keys/{number}.yaml"), 0o644));
+        let warnings = case.found(&Mounts::default()).warnings;
+        assert_eq!(warnings.len(), MAX_NAMED + 1);
+        assert_eq!(warnings[MAX_NAMED], "2 more files can be read by everybody");
+    }
+
+    #[test]
+    fn a_file_of_root_alone_in_a_directory_of_the_services_group_is_told() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let case = Case::new("etc/keys.yaml");
+        case.write("etc/keys.yaml", 0o600);
+        case.chmod("etc", 0o750);
+        let path = case.path("etc/keys.yaml");
+        let told = || unreadable_by_group(&case.config);
+        assert_eq!(told(), [""; 0], "the group is root's");
+        std::os::unix::fs::chown(case.path("etc"), None, Some(1)).unwrap();
+        let (group, shown) = (name_of_group(1), path.display().to_string());
+        let told_path = told().concat();
+        assert!(told_path.contains(&format!("the group {group} can't read it")), "{told_path}");
+        assert!(told_path.contains(&format!("`chgrp {group} ")), "{told_path}");
+        assert!(told_path.ends_with("keys.yaml`") && shown.ends_with("keys.yaml"), "{told_path}");
+        std::os::unix::fs::chown(&path, None, Some(1)).unwrap();
+        assert_eq!(told().len(), 1, "its group may not read it");
+        case.chmod("etc/keys.yaml", 0o640);
+        assert_eq!(told(), [""; 0]);
+    }
+}
