@@ -92,7 +92,12 @@ async fn an_explanation_reports_each_step() {
         assert!(reported.contains(step), "{step}: {reported}");
     }
     let near = stdout(&bearward(&["explain", "GET", "/v1/chat/x", "--key", "ci", "--config", &config]));
-    assert!(near.contains("chat matches the path, for other methods"), "{near}");
+    assert!(near.contains("chat matches the path, for other methods (POST)"), "{near}");
+    let near = stdout(&bearward(&["explain", "POST", "/v1/chats/x", "--key", "ci", "--config", &config]));
+    assert!(near.contains("none matches the path; the nearest: chat (POST /v1/chat/*)"), "{near}");
+    assert!(!near.contains("bearward explain"), "it is this command: {near}");
+    let far = stdout(&bearward(&["explain", "POST", "/somewhere/else", "--key", "ci", "--config", &config]));
+    assert!(far.contains("none matches the path\n"), "{far}");
     let from = |address: &str| {
         let arguments =
             ["explain", "POST", "/v1/chat/x", "--key", "near", "--from", address, "--config", &config];
