@@ -198,6 +198,11 @@ routes:
     let output = bearward(&["check", "--config", path("bearward.yaml").to_str().unwrap()]);
     let reported = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "warnings are no faults: {reported}");
+    assert!(reported.contains("without a key: open (/v1/**)\n"), "{reported}");
+    let output = bearward(&["check", "--json", "--config", path("bearward.yaml").to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let open = serde_json::json!([{"route": "open", "methods": null, "paths": ["/v1/**"]}]);
+    assert_eq!(report["without_key"], open);
     for warning in [
         "keys.yaml can be read by everybody on this machine",
         "tls.crt has ended",
