@@ -8,6 +8,7 @@
 //! | `tree.rs`, `decode.rs`, `fault.rs` | trees, decoders and faults, also those of key files |
 //! | `presets.rs` | the built-in sets of routes |
 //! | `schema.rs` | the JSON Schema |
+//! | `beside.rs` | the files that relative paths in a configuration mean |
 //!
 //! Files in `config/` import each other by path (`crate::config::fault::Fault`), never by the names
 //! that this file re-exports. This way no files import each other in a circle.
@@ -17,6 +18,7 @@ mod address;
 mod admin;
 mod ambiguity;
 mod auth;
+mod beside;
 mod budget;
 mod cors;
 mod credential;
@@ -92,3 +94,6 @@ pub(crate) use timeouts::Timeouts;
 pub(crate) use traces::Traces;
 pub(crate) use trusted_proxies::TrustedProxies;
 pub(crate) use upstream::{Balance, Pool, Upstream, UpstreamTls};
+
+#[cfg(test)]
+mod path_fields;

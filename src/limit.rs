@@ -1,8 +1,9 @@
 //! Limits: requests per window for each key (GCRA, by the governor library), requests in flight,
 //! and failed attempts of addresses.
 //!
-//! A quota of N units per time T with a burst of B grants at most `B + N·t/T` units in any time
-//! span t. All windows of a request are judged at one instant, and either all of them are charged
+//! A quota of N requests per time T with a burst of B grants at most `B + N·t/T` requests in any time
+//! span t. Tokens are known only afterwards: a request that needs more than a burst is granted by a full
+//! window, which goes into debt. All windows of a request are judged at one instant, and either all of them are charged
 //! or none. Limit state belongs to the id of a key and outlives every reload. It is forgotten when
 //! its key no longer exists and its windows are full, because a newly made state would be equal.
 //! A request of a key of a group is charged to both: each is a [`Holder`] of limits.

@@ -165,7 +165,10 @@ fn configuration() -> String {
          [config.example.yaml](../config.example.yaml) shows each field with a comment, and editors \
          use [config.schema.json](../config.schema.json). \
          Durations are written as `250ms`, `10s`, `5m`, `90d`, sizes as `32MiB`. `${{VAR}}`, \
-         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. A configuration with \
+         `${{VAR:-default}}` and `${{VAR:?message}}` work in every value. A relative path begins at the directory of the configuration file \
+         (as the file was given: a symbolic link is not followed), and not at the working directory; in a configuration that \
+         comes through a pipe or `/dev/stdin`, it begins at the working directory, as paths on the command line \
+         do. A configuration with \
          an unknown field is refused, and the message names the most similar known field. `bearward check` reports all faults at \
          once.\n\n"
     );

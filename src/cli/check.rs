@@ -2,6 +2,7 @@
 //! nothing.
 
 mod probe;
+mod without_key;
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,11 @@ impl Check {
                 let probed = self.probe.then(|| probe::findings(&prepared.snapshot.upstreams)).transpose()?;
                 let findings = probed.as_deref().unwrap_or_default();
                 warnings.extend(findings.iter().filter_map(Finding::warning));
-                let mut report = json!({"ok": true, "secrets": secrets, "faults": [], "warnings": warnings});
+                let routes = &prepared.snapshot.routes;
+                let mut report = json!({
+                    "ok": true, "secrets": secrets, "faults": [], "warnings": warnings,
+                    "without_key": without_key::json(routes),
+                });
                 if let Some(fields) = report.as_object_mut().filter(|_| !issuers.is_empty()) {
                     let shown = |source: &ShownSource| json!({"issuer": source.issuer, "keys": source.keys, "kinds": source.kinds});
                     fields.insert("issuers".to_owned(), issuers.iter().map(shown).collect());
@@ -79,6 +84,7 @@ impl Check {
                             .filter(|finding| finding.warning().is_none())
                             .for_each(|finding| say(&finding.line()));
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
+                        say(&format!("without a key: {}", without_key::text(routes)));
                         let secrets = plural(secrets, "secret", "secrets");
                         say(&format!("{}: no faults; the keys have {secrets}", path.display()));
                         Ok(())

@@ -2,6 +2,7 @@
 //! means. The decision is made by the same functions that the proxy calls.
 
 mod door;
+mod nearest;
 mod steps;
 
 use std::io::Read;
@@ -35,7 +36,8 @@ use crate::model::Named;
 use crate::observe::shown;
 use crate::proxy::seen_body::{SeenBody, kind_of_body, named_model};
 use crate::route::{Lookup, Route};
-use steps::{Steps, explain_model, explain_permissions, explain_queue, explain_tokens, limits, near};
+use nearest::near;
+use steps::{Steps, explain_model, explain_permissions, explain_queue, explain_tokens, limits};
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
@@ -198,7 +200,11 @@ impl Explain {
         let denial = outcome.err();
         let advice = denial.as_ref().map(|denial| {
             let reason = denial.cause().map(ToString::to_string).unwrap_or_default();
-            catalogue::advice(denial.code().name(), &reason)
+            match denial.code() {
+                // The catalogue's advice is this command, and the step `route` names the nearest routes.
+                Code::RouteNotFound => "Add a route, or choose another preset.",
+                code => catalogue::advice(code.name(), &reason),
+            }
         });
         if self.json {
             let steps: Vec<Value> =
@@ -262,11 +268,11 @@ impl Explained<'_> {
             (Some(route), _) => Some(route.clone()),
             // At this step, the proxy refuses a request without a key. `explain` shows the
             // request's route nevertheless.
-            (None, _) if is_missing => readings.route(target, method, &snapshot.limits).ok(),
+            (None, _) if is_missing => readings.route(target, method, snapshot).ok(),
             (None, _) => None,
         };
         let Some(route) = route else {
-            let is_unknown = matches!(&readings.lookup, Lookup::None) && facts.principal.is_some();
+            let is_unknown = matches!(&readings.lookup, Lookup::None);
             if is_unknown && target.ambiguities.is_empty() {
                 steps.add("route", near(self.prepared, target.host(), method, target.path()));
             }

@@ -102,7 +102,7 @@ pub(crate) fn word() -> Form<String> {
     text(|d, node| d.word(node)).shown()
 }
 
-/// Returns the `Form` of the path of a file that bearward reads.
+/// Returns the `Form` of the path of a file that bearward reads, relative to the configuration's directory.
 pub(crate) fn path() -> Form<PathBuf> {
     text(|d, node| d.path(node))
 }

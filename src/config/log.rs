@@ -85,10 +85,7 @@ fn log_target(d: &mut Decoder<'_>, node: &Node) -> Option<LogTarget> {
     match d.word(node)?.as_str() {
         "stderr" => Some(LogTarget::Stderr),
         "stdout" => Some(LogTarget::Stdout),
-        path if path.starts_with('/') || path.starts_with('.') => {
-            d.context.written_files.push((path.into(), node.at));
-            Some(LogTarget::File(path.into()))
-        }
+        path if path.starts_with('/') || path.starts_with('.') => d.written_path(node).map(LogTarget::File),
         other => d.hinted(
             node.at,
             format!("`{other}` is no destination of a log"),

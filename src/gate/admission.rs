@@ -15,7 +15,7 @@ use crate::identity::Identities;
 use crate::key_cache::{KeyCache, LiveKey};
 use crate::limit::{
     ConcurrencyPermit, Cost, Holder, InFlightPermit, KeyState, LimitStatus, Limiter, NotGranted,
-    PublicInFlightPermit, Refused, Wait,
+    PublicInFlightPermit, Refused, Wait, Window,
 };
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -162,6 +162,18 @@ impl Grant {
             context.limiter.charge(&holder, None, cost).map_err(refusal)?;
         }
         Ok(())
+    }
+
+    /// Returns the windows that grant a request of this cost only when they are full, and go into debt,
+    /// because the cost is more than their burst.
+    pub(crate) fn overdrawn(&self, cost: Cost, context: Context<'_>) -> Vec<Arc<Window>> {
+        let holders = self.principal.iter().flat_map(|principal| holders_of(principal, &self.route, context));
+        let windows = holders.flat_map(|holder| holder.windows().cloned().collect::<Vec<_>>());
+        let is_overdrawn = |window: &Arc<Window>| {
+            let quota = window.quota();
+            quota.is_enforced && cost.of(quota.unit) > quota.burst
+        };
+        windows.filter(is_overdrawn).collect()
     }
 
     /// Charges the limits, all of them or none, and makes the permit. `address`: the address for

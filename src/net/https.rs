@@ -124,6 +124,9 @@ where
     }
     let name = ServerName::try_from(bare.to_owned())?;
     let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
-    let stream = stream.map_err(|error| anyhow::anyhow!("no TLS with {host}: {error}"))?;
+    let stream = stream.map_err(|error| {
+        let message = format!("no TLS with {host}: {error}");
+        anyhow::Error::new(error).context(message)
+    })?;
     send_on(stream, request).await
 }

@@ -1,6 +1,7 @@
 //! A client that asks a model server as anybody can: without a key. For `bearward audit-upstream` and
 //! `bearward init`.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, SERVER};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use tokio::time::{Instant, timeout_at};
 
 use super::https::{send, tls_config};
@@ -36,6 +37,33 @@ pub(crate) struct Seen {
     pub(crate) server: Option<String>,
     /// The beginning of the body, as far as it came in time.
     pub(crate) body: Bytes,
+}
+
+/// Why the certificate of a server is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CertificateFault {
+    Expired,
+    /// It is for other names than that of the URL.
+    OtherName,
+    /// No known authority has signed it.
+    UnknownAuthority,
+}
+
+impl CertificateFault {
+    /// Returns why the certificate of a server was not accepted; `None` if a request failed for another reason.
+    pub(crate) fn of(error: &anyhow::Error) -> Option<Self> {
+        let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
+        let rustls::Error::InvalidCertificate(fault) = io.get_ref()?.downcast_ref::<rustls::Error>()? else {
+            return None;
+        };
+        Some(match fault {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateFault::Expired,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                CertificateFault::OtherName
+            }
+            _ => CertificateFault::UnknownAuthority,
+        })
+    }
 }
 
 impl ServerClient {

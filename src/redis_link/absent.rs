@@ -4,9 +4,6 @@
 
 use std::fmt;
 
-use super::{Certificates, OnPush, Server};
-use crate::redis_address::RedisAddress;
-
 /// A connection. Nothing makes one.
 #[derive(Clone)]
 pub(crate) struct Connection(());
@@ -68,27 +65,7 @@ impl Connection {
     }
 }
 
-impl Server {
-    pub(crate) async fn connect(&self) -> RedisResult<Connection> {
-        Err(no_client())
-    }
-
-    pub(crate) async fn connect_to_node_of(&self, _: &str, _: Option<OnPush>) -> RedisResult<Connection> {
-        Err(no_client())
-    }
-
-    pub(crate) async fn master(&self) -> RedisResult<Option<String>> {
-        Err(no_client())
-    }
-}
-
-impl Certificates {
-    pub(crate) fn check(&self, _: &RedisAddress) -> Result<(), String> {
-        Err(no_client().to_string())
-    }
-}
-
-fn no_client() -> RedisError {
+pub(super) fn no_client() -> RedisError {
     (ErrorKind::Io, "bearward was built without the feature `redis`").into()
 }
 

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::bounded::Bounded;
-use super::{Certificates, OnPush, Server, tls};
+use super::server::{Certificates, OnPush, Server};
+use super::tls;
 use crate::redis_address::{RedisAddress, RedisKind};
 
 /// Greatest number of bytes that a server may send for a message: about limits, and about keys or usage.

@@ -75,6 +75,21 @@ impl Route {
         [self.matches_host(host), self.matches_method(method), self.matches_path(&AskedPath::new(path))]
     }
 
+    /// Returns the patterns of the route's paths, as they are configured.
+    pub(crate) fn written_paths(&self) -> impl Iterator<Item = &str> {
+        self.written.iter().map(PathPattern::as_str)
+    }
+
+    /// Returns the route's methods with commas between them, or `any method`.
+    pub(crate) fn methods_text(&self) -> String {
+        self.method_names().map_or_else(|| "any method".to_owned(), |methods| methods.join(", "))
+    }
+
+    /// Returns the names of the route's methods; `None` if it takes all methods.
+    pub(crate) fn method_names(&self) -> Option<Vec<&str>> {
+        Some(self.methods.as_ref()?.iter().map(Method::as_str).collect())
+    }
+
     pub(super) fn matches(&self, host: &str, method: &Method, path: &AskedPath<'_>) -> bool {
         self.matches_host(host) && self.matches_method(method) && self.matches_path(path)
     }

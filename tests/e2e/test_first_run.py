@@ -374,6 +374,8 @@ def test_an_audit_finds_what_a_servers_own_key_leaves_open():
         assert found["/is_sleeping"] == "absent"
         # On loopback, only processes of this machine go around bearward.
         assert code == 0 and outcome["is_safe"] and not outcome["is_exposed"]
+        assert outcome["verdict"] == "local" and outcome["why"].startswith("Not reachable from other machines")
+        assert "Every user and every process of this machine" in outcome["advice"] and "--uds" in outcome["advice"]
         # Nothing that operates the server was asked by its own method, and nothing had a body that can be acted on.
         for request in server.requests:
             assert not request.startswith((b"POST /pause", b"DELETE")), request
@@ -397,6 +399,8 @@ def test_an_audit_of_a_server_on_all_addresses_fails():
         assert f"0.0.0.0:{port}" in outcome["reach"]
         printed = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{port}"], capture_output=True, text=True, timeout=60)
         assert "it asks for no key at all" in printed.stdout and "--host 127.0.0.1" in printed.stdout
+        assert printed.stdout.startswith(f"OPEN: it listens at 0.0.0.0:{port}"), printed.stdout
+        assert (outcome["verdict"], outcome["is_safe"]) == ("open", False) and outcome["why"] in printed.stdout
 
 
 def test_an_audit_that_learns_nothing_is_not_safe():
@@ -425,8 +429,47 @@ def test_a_server_that_hides_behind_its_own_key_is_asked_as_every_kind():
         assert b"GET /health_generate" not in asked and not [one for one in asked if b"{" in one]
 
 
-def test_an_audit_says_why_it_can_not_ask():
+def test_an_audit_begins_with_its_verdict_and_puts_answers_that_are_alike_in_one_line():
+    def takes_other_methods(side, request):
+        if request.split()[1] == b"/v1/models":
+            return models(side, request)
+        side.sendall(json_answer("{}", "405 Method Not Allowed"))
+
+    with Scripted(takes_other_methods) as server:
+        done = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and done.stderr == "", done
+    assert lines[0] == f"Not reachable from other machines: it listens at 127.0.0.1:{server.port} alone."
+    assert lines[1].startswith("Every user and every process of this machine, or of this pod, can use it without a key. If that matters: start vLLM")
+    assert "405, asks for another method, but for no key: PATCH /" in done.stdout
+    assert lines[-1] == "--json shows all paths" and " more" in done.stdout and len(lines) < 20, done.stdout
+
+
+def test_an_audit_says_why_it_can_not_ask(tmp_path):
     code, error = audit(f"http://127.0.0.1:{free_port()}")
-    assert code == 1 and "refused" in error
+    assert code == 69 and "refused" in error
     for url in ("unix:/run/x.sock", "ftp://x", "http://"):
         assert audit(url)[0] == 2, url
+    for url in ("127.0.0.1:8000", "localhost:8000"):
+        code, error = audit(url)
+        assert code == 2 and f"write http://{url}" in error
+    shown = subprocess.run([binary(), "audit-upstream", "--help"], capture_output=True, text=True, timeout=20).stdout
+    for part in ("Changes nothing", "0   safe", "1   open", "69  the server can't be reached"):
+        assert part in shown, shown
+
+
+def test_an_audit_names_the_option_for_an_unknown_authority(tmp_path):
+    files = [tmp_path / "tls.crt", tmp_path / "tls.key"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-out", files[0], "-keyout", files[1]]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    port = free_port()
+    server = launch(["openssl", "s_server", "-quiet", "-www", "-accept", str(port), "-cert", files[0], "-key", files[1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for("the server listens", lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        code, error = audit(f"https://localhost:{port}")
+        assert code == 69 and "--ca tls.crt" in error and "{" not in error, error
+        code, error = audit(f"https://127.0.0.1:{port}")
+        assert code == 69 and "{" not in error, error
+    finally:
+        server.kill()
+        server.wait()

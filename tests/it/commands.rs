@@ -76,6 +76,19 @@ async fn what_is_explained_is_what_happens() {
 }
 
 #[tokio::test]
+async fn a_path_that_takes_other_methods_says_so_to_holders_of_keys_alone() {
+    let (_upstream, gateway) = gateway().await;
+    let answer = gateway.get("/v1/chat/completions", "ci").await;
+    answer.assert_denied(404, "ROUTE_NOT_FOUND");
+    let details = serde_json::json!({"method": "GET", "path": "/v1/chat/completions", "allowed": ["POST"]});
+    assert_eq!(answer.json()["error"]["details"], details);
+    let nowhere = gateway.get("/nowhere", "ci").await;
+    assert_eq!(nowhere.json()["error"]["details"], serde_json::json!({"method": "GET", "path": "/nowhere"}));
+    let without = gateway.sends("GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned());
+    without.await.assert_denied(401, "MISSING_API_KEY");
+}
+
+#[tokio::test]
 async fn an_explanation_reports_each_step() {
     let (_upstream, gateway) = gateway().await;
     let config = config_of(&gateway);
@@ -92,7 +105,12 @@ async fn an_explanation_reports_each_step() {
         assert!(reported.contains(step), "{step}: {reported}");
     }
     let near = stdout(&bearward(&["explain", "GET", "/v1/chat/x", "--key", "ci", "--config", &config]));
-    assert!(near.contains("chat matches the path, for other methods"), "{near}");
+    assert!(near.contains("chat matches the path, for other methods (POST)"), "{near}");
+    let near = stdout(&bearward(&["explain", "POST", "/v1/chats/x", "--key", "ci", "--config", &config]));
+    assert!(near.contains("none matches the path; the nearest: chat (POST /v1/chat/*)"), "{near}");
+    assert!(!near.contains("bearward explain"), "it is this command: {near}");
+    let far = stdout(&bearward(&["explain", "POST", "/somewhere/else", "--key", "ci", "--config", &config]));
+    assert!(far.contains("none matches the path\n"), "{far}");
     let from = |address: &str| {
         let arguments =
             ["explain", "POST", "/v1/chat/x", "--key", "near", "--from", address, "--config", &config];
@@ -193,6 +211,11 @@ routes:
     let output = bearward(&["check", "--config", path("bearward.yaml").to_str().unwrap()]);
     let reported = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "warnings are no faults: {reported}");
+    assert!(reported.contains("without a key: open (/v1/**)\n"), "{reported}");
+    let output = bearward(&["check", "--json", "--config", path("bearward.yaml").to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let open = serde_json::json!([{"route": "open", "methods": null, "paths": ["/v1/**"]}]);
+    assert_eq!(report["without_key"], open);
     for warning in [
         "keys.yaml can be read by everybody on this machine",
         "tls.crt has ended",

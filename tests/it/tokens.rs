@@ -694,6 +694,40 @@ async fn an_explained_reservation_is_the_one_that_is_made() {
     assert!(text.contains("400 OUTPUT_LIMIT_EXCEEDED"), "{text}");
 }
 
+#[tokio::test]
+async fn a_request_that_overdraws_its_limit_is_explained_as_a_debt() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 200, per: 1m}]")
+        .key("capped", "permissions: [read], rate_limits: [{tokens: 200, per: 1m}], request: {max_output_tokens: 250, on_excess: lower}")
+        .config(ROUTES)
+        .start_binary()
+        .await;
+    let config = gateway.directory.path().join("bearward.yaml");
+    let explained = |key: &str, body: &Value| {
+        let config = config.to_str().unwrap();
+        let arguments =
+            ["explain", "POST", "/v1/chat/completions", "--key", key, "--body", "-", "--config", config];
+        String::from_utf8(bearward(&arguments, &body.to_string()).stdout).unwrap()
+    };
+    let body = json!({"model": "m", "messages": [{"content": "hi"}]});
+    let text = explained("ci", &body);
+    for part in [
+        "200 at once, but a request that needs more passes when the window is full, and leaves a debt",
+        "are more than the 200 of the limit: granted when the window is full; leaves a debt, so later requests wait",
+        "--max-output-tokens N",
+        "  forwarded",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = explained("capped", &body);
+    assert!(text.contains("leaves a debt, so") && !text.contains("--max-output-tokens"), "{text}");
+    let small = json!({"model": "m", "messages": [{"content": "hi"}], "max_tokens": 10});
+    assert!(!explained("ci", &small).contains("of the limit"), "nothing is overdrawn");
+    // It is what happens.
+    assert_eq!(gateway.post("/v1/chat/completions", "ci", &body.to_string()).await.status, 200);
+}
+
 /// A reservation is regained while its request is open, as any other charge. It is not given back then:
 /// requests that are held open would add up to any number of windows.
 #[tokio::test]

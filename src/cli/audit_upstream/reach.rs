@@ -42,27 +42,27 @@ impl Reach {
         !matches!(self, Reach::Here(_))
     }
 
-    /// Returns what it means, and what to do.
-    pub(super) fn lines(&self) -> [String; 2] {
+    /// Returns where the server is, as a part of a sentence.
+    pub(super) fn place(&self) -> String {
         match self {
-            Reach::Here(address) => [
-                format!("it listens at {address}: only processes of this machine, or of this pod, go around bearward"),
-                "their users need other means: a container or a network namespace of their own for the server".to_owned(),
-            ],
-            Reach::Network(address) => [
-                format!("it listens at {address}: whoever reaches this machine goes around bearward"),
+            Reach::Here(address) | Reach::Network(address) => format!("it listens at {address}"),
+            Reach::Elsewhere(address) => format!("it answers over the network, at {address}"),
+            Reach::Unknown => "where it listens is not known here".to_owned(),
+        }
+    }
+
+    /// Returns how other machines are kept from it.
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            Reach::Here(_) => "no other machine reaches it",
+            Reach::Network(_) => {
                 "let it listen at 127.0.0.1 (`--host 127.0.0.1`, or OLLAMA_HOST=127.0.0.1), or let a firewall or a \
                  NetworkPolicy admit bearward alone"
-                    .to_owned(),
-            ],
-            Reach::Elsewhere(address) => [
-                format!("it answers at {address}, over the network: whoever reaches this address goes around bearward"),
-                "let a firewall or a NetworkPolicy admit bearward alone, or run bearward beside it".to_owned(),
-            ],
-            Reach::Unknown => [
-                "where it listens is not known here".to_owned(),
-                "run this command on the machine or in the pod of the server".to_owned(),
-            ],
+            }
+            Reach::Elsewhere(_) => {
+                "let a firewall or a NetworkPolicy admit bearward alone, or run bearward beside it"
+            }
+            Reach::Unknown => "run this command on the machine or in the pod of the server",
         }
     }
 }

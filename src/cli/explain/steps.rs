@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use http::Method;
 use http::request::Parts;
 
 use crate::app::Prepared;
-use crate::config::{Access, ModelIn};
+use crate::config::{Access, ModelIn, Quota, Unit};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Principal};
 use crate::key_cache::LiveKey;
-use crate::limit::Window;
+use crate::limit::{Cost, Window};
 use crate::model::Named;
 use crate::proxy::seen_body::{HeldCap, SeenBody, caps_of, estimate, learned_name};
 use crate::route::Route;
@@ -102,7 +101,33 @@ pub(super) fn explain_tokens(
         size.text_bytes
     );
     steps.add("tokens", what);
-    grant.check_unused(estimate.cost(), context)
+    grant.check_unused(estimate.cost(), context)?;
+    for window in grant.overdrawn(estimate.cost(), context) {
+        let has_cap = caps_of(grant.principal(), route, method).next().is_some();
+        steps.add("debt", debt(&window, estimate.cost(), has_cap));
+    }
+    Ok(())
+}
+
+/// Describes what a request does with a window whose burst is less than the request's cost.
+fn debt(window: &Window, cost: Cost, has_cap: bool) -> String {
+    let Quota { unit, amount, per, burst, .. } = window.quota();
+    let needed = cost.of(unit);
+    let wait = per
+        .as_secs()
+        .saturating_mul(u64::from(needed.saturating_sub(burst)))
+        .div_ceil(u64::from(amount.max(1)));
+    let cap = match unit {
+        Unit::Tokens | Unit::OutputTokens if !has_cap => {
+            "; a cap on the key's output holds it down: `keys create --max-output-tokens N`"
+        }
+        _ => "",
+    };
+    format!(
+        "{}: {needed} are more than the {burst} of the limit: granted when the window is full; leaves a debt, so later \
+         requests wait (up to {wait} s longer){cap}",
+        window.name()
+    )
 }
 
 /// Adds a step for the permission that the route needs, and a step for each other route that would
@@ -132,7 +157,11 @@ pub(super) fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) 
         let quota = window.quota();
         let (amount, per, burst) = (quota.amount, quota.per.as_secs(), quota.burst);
         let only_counts = if quota.is_enforced { "" } else { ", only counted" };
-        format!("{} ({source}): {amount} in {per} s, {burst} at once{only_counts}", window.name())
+        let debt = match quota.unit {
+            Unit::Requests => "",
+            _ => ", but a request that needs more passes when the window is full, and leaves a debt",
+        };
+        format!("{} ({source}): {amount} in {per} s, {burst} at once{debt}{only_counts}", window.name())
     };
     let of_key = own.unwrap_or(&snapshot.default_windows).iter().map(|window| quota(window, source));
     let group = live.key.group().and_then(|name| snapshot.groups.get(name));
@@ -146,18 +175,4 @@ pub(super) fn limits(prepared: &Prepared, key: Option<&LiveKey>, route: &Route) 
     let all: Vec<String> =
         of_key.chain(of_route).chain(of_group).chain(concurrent).chain(group_concurrent).collect();
     if all.is_empty() { "none".to_owned() } else { all.join("; ") }
-}
-
-/// Names the routes that nearly match, for a request that no route matches.
-pub(super) fn near(prepared: &Prepared, host: &str, method: &Method, path: &str) -> String {
-    let routes = prepared.snapshot.routes.routes();
-    let compared = routes.map(|route| (route, route.compared(host, method, path)));
-    let near: Vec<String> = compared
-        .filter_map(|(route, compared)| match compared {
-            [true, false, true] => Some(format!("{} matches the path, for other methods", route.name)),
-            [false, true, true] => Some(format!("{} matches the path, for other hosts", route.name)),
-            _ => None,
-        })
-        .collect();
-    if near.is_empty() { "none matches the path".to_owned() } else { near.join("; ") }
 }

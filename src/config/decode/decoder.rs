@@ -45,6 +45,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Returns the path of the file that is decoded, as it was given.
+    pub(super) fn file(&self) -> &'a Path {
+        self.file
+    }
+
     /// Reports a fault.
     pub(crate) fn fault(&mut self, at: Position, message: impl Into<String>) -> &mut Fault {
         self.faults.push(Fault::at(self.file, at, message));

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::decoder::{Decoder, nearest};
+use crate::config::beside::beside;
 use crate::config::network::{NetworkFault, network_of};
 use crate::config::tree::Node;
 
@@ -23,10 +24,18 @@ impl Decoder<'_> {
         Some(text)
     }
 
-    /// Decodes the path of a file that bearward reads, relative to the process's working directory.
+    /// Decodes the path of a file that bearward reads. A relative path begins at the directory of the file
+    /// that is decoded ([`beside`]).
     pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
-        let path = self.word(node).map(PathBuf::from)?;
+        let path = beside(self.file(), &self.word(node)?);
         self.context.named_files.push((path.clone(), node.at));
+        Some(path)
+    }
+
+    /// Decodes the path of a file that bearward writes to. A relative path begins as in [`Decoder::path`].
+    pub(crate) fn written_path(&mut self, node: &Node) -> Option<PathBuf> {
+        let path = beside(self.file(), &self.word(node)?);
+        self.context.written_files.push((path.clone(), node.at));
         Some(path)
     }
 

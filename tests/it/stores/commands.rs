@@ -224,3 +224,40 @@ fn is_listed(store: &Path) -> bool {
     let listed = bearward(&["keys", "list", "--keys", store.to_str().unwrap(), "--json"], "");
     serde_json::from_slice::<serde_json::Value>(&listed.stdout).unwrap().as_array().unwrap().len() == 1
 }
+
+#[test]
+fn a_command_changes_the_store_beside_its_configuration() {
+    const CONFIG: &str = "listeners: [{address: 127.0.0.1:1}]\nupstreams: [{name: m, endpoints: [http://a]}]\n\
+                          keys: {path: keys.yaml}\n";
+    let directory = tempfile::tempdir().unwrap();
+    let (here, other) = (directory.path().join("here"), directory.path().join("other"));
+    for one in [&here, &other] {
+        fs::create_dir(one).unwrap();
+        fs::write(one.join("bearward.yaml"), CONFIG).unwrap();
+        fs::write(one.join("keys.yaml"), "keys: []\n").unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bearward"));
+        command.args(arguments).current_dir(&here).env_remove("BEARWARD_CONFIG").output().unwrap()
+    };
+    let names = |directory: &Path| {
+        let text = fs::read_to_string(directory.join("keys.yaml")).unwrap();
+        ["far", "near"].into_iter().filter(|name| text.contains(&format!("name: {name}"))).collect::<Vec<_>>()
+    };
+    let create = |name, config: &[&str]| {
+        let made = run(&[&["keys", "create", "--name", name, "--permissions", "read"], config].concat());
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    create("far", &["--config", "../other/bearward.yaml"]);
+    create("near", &[]);
+    assert_eq!((names(&here), names(&other)), (vec!["near"], vec!["far"]));
+    // Another store has no such key, and says so.
+    assert!(!run(&["keys", "revoke", "near", "--config", "../other/bearward.yaml"]).status.success());
+    // Paths on the command line begin at the working directory.
+    let both = ["keys", "list", "--json", "--keys", "keys.yaml", "--config", "../other/bearward.yaml"];
+    assert!(String::from_utf8(run(&both).stdout).unwrap().contains("near"));
+    // Messages show short paths where the configuration is in the working directory.
+    fs::remove_file(here.join("keys.yaml")).unwrap();
+    let said = String::from_utf8(run(&["check"]).stderr).unwrap();
+    assert!(said.contains(" keys.yaml"), "{said}");
+}
