@@ -234,8 +234,7 @@ impl Visitor {
             false => self.authorize(&parts.headers, false).await?,
         };
         *known = Some(actor.clone());
-        let path =
-            found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path(), &[]))?;
+        let path = found.ok_or_else(|| Denial::route_not_found(parts.method.as_str(), parts.uri.path()))?;
         if !path.takes(&parts.method) {
             return Err(Denial::other_methods(path.methods()));
         }

@@ -182,7 +182,7 @@ fn judge(head: &Head<'_>, context: Context<'_>, facts: &mut Facts) -> Result<Ver
         }
     };
     readings.refuse_ambiguities(&target.ambiguities)?;
-    let route = readings.route(target, method, snapshot)?;
+    let route = readings.route(target, method, &snapshot.limits)?;
     let (by_model, others) = (readings.by_model.clone(), readings.others.clone());
     // If the model selects the route, the permission is checked with the model.
     if by_model.is_empty() {

@@ -268,7 +268,7 @@ impl Explained<'_> {
             (Some(route), _) => Some(route.clone()),
             // At this step, the proxy refuses a request without a key. `explain` shows the
             // request's route nevertheless.
-            (None, _) if is_missing => readings.route(target, method, snapshot).ok(),
+            (None, _) if is_missing => readings.route(target, method, &snapshot.limits).ok(),
             (None, _) => None,
         };
         let Some(route) = route else {

@@ -160,15 +160,14 @@ const CATALOGUE: &[(Code, Entry)] = &[
         Code::RouteNotFound,
         Entry {
             meaning: "The key is valid, but no route matches the method and the path.",
-            caller: "Check the path and the method. `allowed` in the details lists the methods that the path takes; it is absent if no route has the path.",
+            caller: "Check the path and the method.",
             operator: "Add a route, or choose another preset. `bearward explain METHOD PATH --key ID` shows the nearest routes.",
         },
     ),
     (
         Code::MethodNotAllowed,
         Entry {
-            meaning: "The method is CONNECT or TRACE, which are never forwarded, or a path of bearward's own admin listener does not accept the \
-             method. A route's path with a method that no route takes is `ROUTE_NOT_FOUND`.",
+            meaning: "The method is CONNECT or TRACE, which are never forwarded, or the path does not accept the method.",
             caller: "Use a method that the header `Allow` of the answer names.",
             operator: "Nothing is wrong with the server.",
         },

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::Method;
 use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -201,12 +200,9 @@ impl Denial {
         Denial::new(Code::RequestTimeout, "The deadline of the call has passed", json!({}))
     }
 
-    /// 404: the key is valid, but no route matches. `allowed`: the methods that have a route at the path.
-    pub(crate) fn route_not_found(method: &str, path: &str, allowed: &[Method]) -> Self {
-        let mut details = json!({"method": masked(method), "path": masked(path)});
-        if let Some(details) = details.as_object_mut().filter(|_| !allowed.is_empty()) {
-            details.insert("allowed".to_owned(), allowed.iter().map(Method::as_str).collect());
-        }
+    /// 404: the key is valid, but no route matches.
+    pub(crate) fn route_not_found(method: &str, path: &str) -> Self {
+        let details = json!({"method": masked(method), "path": masked(path)});
         Denial::new(Code::RouteNotFound, "No route matches this request", details)
     }
 

@@ -101,7 +101,7 @@ impl Verdict {
             true => route,
             false => {
                 let selected = by_model.iter().find(|route| route.matches_model(model)).cloned();
-                let route = selected.ok_or_else(|| Denial::route_not_found(method, path, &[]))?;
+                let route = selected.ok_or_else(|| Denial::route_not_found(method, path))?;
                 authorization::authorize(principal.as_ref(), std::iter::once(&route))?;
                 route
             }

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use http::Method;
 use smallvec::SmallVec;
 
-use crate::config::{Access, Ambiguity};
+use crate::config::{Access, Ambiguity, Limits};
 use crate::denial::Denial;
 use crate::guard::Target;
 use crate::route::{Lookup, Route, RouteTable};
-use crate::snapshot::Snapshot;
 
 /// The route of a request's path as bearward reads the path, and the routes of the other ways in
 /// which a server may read the path.
@@ -80,19 +79,16 @@ impl Readings {
         &self,
         target: &Target,
         method: &Method,
-        snapshot: &Snapshot,
+        limits: &Limits,
     ) -> Result<Arc<Route>, Denial> {
         let route = match &self.lookup {
             Lookup::Found(route) => route,
             Lookup::OtherHost => return Err(Denial::misdirected(target.host())),
-            Lookup::None => {
-                let methods = snapshot.routes.methods_at(target.host(), target.path());
-                return Err(Denial::route_not_found(method.as_str(), target.path(), &methods));
-            }
+            Lookup::None => return Err(Denial::route_not_found(method.as_str(), target.path())),
         };
         match self.others.iter().all(|other| Arc::ptr_eq(other, route)) {
             true => Ok(route.clone()),
-            false => Ok(Arc::new(route.bounded_by(&self.others, &snapshot.limits))),
+            false => Ok(Arc::new(route.bounded_by(&self.others, limits))),
         }
     }
 

@@ -97,13 +97,6 @@ impl RouteTable {
         Lookup::None
     }
 
-    /// Returns which of the usual methods have a route at this host and path.
-    pub(crate) fn methods_at(&self, host: &str, path: &str) -> Vec<Method> {
-        let usual = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-        let has_route = |method: &Method| matches!(self.find(host, method, path), Lookup::Found(_));
-        usual.into_iter().filter(has_route).collect()
-    }
-
     /// Returns the routes that a request's model selects from: the routes that match the rest of
     /// the request, in their order, up to the first one that matches any model.
     pub(crate) fn find_by_model(&self, host: &str, method: &Method, path: &str) -> SmallVec<[Arc<Route>; 2]> {

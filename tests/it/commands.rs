@@ -76,19 +76,6 @@ async fn what_is_explained_is_what_happens() {
 }
 
 #[tokio::test]
-async fn a_path_that_takes_other_methods_says_so_to_holders_of_keys_alone() {
-    let (_upstream, gateway) = gateway().await;
-    let answer = gateway.get("/v1/chat/completions", "ci").await;
-    answer.assert_denied(404, "ROUTE_NOT_FOUND");
-    let details = serde_json::json!({"method": "GET", "path": "/v1/chat/completions", "allowed": ["POST"]});
-    assert_eq!(answer.json()["error"]["details"], details);
-    let nowhere = gateway.get("/nowhere", "ci").await;
-    assert_eq!(nowhere.json()["error"]["details"], serde_json::json!({"method": "GET", "path": "/nowhere"}));
-    let without = gateway.sends("GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned());
-    without.await.assert_denied(401, "MISSING_API_KEY");
-}
-
-#[tokio::test]
 async fn an_explanation_reports_each_step() {
     let (_upstream, gateway) = gateway().await;
     let config = config_of(&gateway);

@@ -88,7 +88,7 @@ pub(super) async fn question(
         return Err(Denial::bad_request("This listener speaks gRPC over HTTP/2"));
     }
     if asked.method != Method::POST || asked.uri.path() != CHECK {
-        return Err(Denial::route_not_found(asked.method.as_str(), asked.uri.path(), &[]));
+        return Err(Denial::route_not_found(asked.method.as_str(), asked.uri.path()));
     }
     let message = message(peer, body, limits).await?;
     CheckRequest::decode(message).map_err(|_| Denial::bad_request("The message is no CheckRequest"))
