@@ -119,12 +119,8 @@ impl App {
         // finds every later change.
         let baseline = Baseline::of(config);
         let prepared = Prepared::new(config, ids, &clock, Purpose::Service)?;
-        for alarm in &prepared.alarms {
-            tracing::error!("{alarm}");
-        }
-        for warning in &prepared.warnings {
-            tracing::warn!("{warning}");
-        }
+        prepared.alarms.iter().for_each(|alarm| tracing::error!("{alarm}"));
+        prepared.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let certificates: Vec<Option<Swappable>> =
             prepared.tls.into_iter().map(|tls| tls.map(|tls| Arc::new(ArcSwap::new(tls)))).collect();
         let listeners = bind_listeners(config, &certificates, &mut inherited)?;

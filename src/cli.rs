@@ -1,6 +1,6 @@
 //! Parses the command line and runs the command.
 //!
-//! Exit codes: 0 success, 1 failure, 2 wrong usage, 69 a server to audit can't be reached, 78 faults in files
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 78 faults in files
 //! (`EX_UNAVAILABLE` and `EX_CONFIG` of sysexits).
 
 mod audit_upstream;
@@ -39,7 +39,6 @@ use crate::keys::Credential;
 use failure::{Failure, NO_CONFIGURATION};
 use terminal::{print, say};
 
-const EX_UNAVAILABLE: u8 = 69;
 const EX_CONFIG: u8 = 78;
 
 /// A reverse-proxy authentication sidecar: TLS, Bearer keys, permissions and rate limits in front
@@ -118,7 +117,6 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => complain(&message, 1),
         Err(Failure::Usage(message)) => complain(&message, 2),
-        Err(Failure::Unavailable(message)) => complain(&message, EX_UNAVAILABLE),
         Err(Failure::NoConfiguration) => complain(NO_CONFIGURATION, EX_CONFIG),
         Err(Failure::Faults(faults)) => complain(&faults.to_string(), EX_CONFIG),
         Err(Failure::InConfig(faults, config)) => complain(&shown::faults(&faults, &config), EX_CONFIG),

@@ -31,9 +31,9 @@ Changes nothing: each question is one that no model server acts on.
 
 Exit codes:
   0   safe: nothing is open, or only this machine (or this pod) can reach the server
-  1   open to other machines, or not known to be closed
+  1   open to other machines, or not known to be closed; also if the server can't be reached, or its certificate is
+      not accepted: then there is no verdict
   2   wrong usage
-  69  the server can't be reached, or its certificate is not accepted
   78  a file is at fault";
 
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ fn unreachable(endpoint: &EndpointAddress, error: &anyhow::Error, has_ca: bool) 
                 .to_owned()
         }
     };
-    Failure::Unavailable(format!("{endpoint}: {why}"))
+    Failure::Failed(format!("{endpoint}: {why}"))
 }
 
 async fn audit(

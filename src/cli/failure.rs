@@ -12,8 +12,6 @@ pub(crate) enum Failure {
     Failed(String),
     /// The arguments are wrong in a way that clap does not check; exit code 2.
     Usage(String),
-    /// A server that the command needs can't be reached; exit code 69.
-    Unavailable(String),
     /// There is no configuration; exit code 78.
     NoConfiguration,
     /// Faults in files; exit code 78.

@@ -167,7 +167,8 @@ const CATALOGUE: &[(Code, Entry)] = &[
     (
         Code::MethodNotAllowed,
         Entry {
-            meaning: "The method is CONNECT or TRACE, which are never forwarded, or the path does not accept the method.",
+            meaning: "The method is CONNECT or TRACE, which are never forwarded, or a path of bearward's own admin listener does not accept the \
+             method. A route's path with a method that no route takes is `ROUTE_NOT_FOUND`.",
             caller: "Use a method that the header `Allow` of the answer names.",
             operator: "Nothing is wrong with the server.",
         },
