@@ -99,7 +99,7 @@ impl Init {
                     routes: self.routes,
                     into: self.into.as_deref().unwrap_or(Path::new("")),
                 };
-                sidecar.made(&key)?
+                sidecar.made(&key.record)?
             }
             Place::Here | Place::Systemd => {
                 if self.deployment.is_some() {

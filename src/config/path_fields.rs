@@ -71,17 +71,15 @@ fn rows() -> Vec<(&'static str, String)> {
     let upstream = |fields: &str| {
         but(UPSTREAMS, format!("upstreams: [{{name: m, endpoints: ['https://a'], {fields}}}]"))
     };
-    let issuer = |fields: &str| {
-        let rest = "issuer: 'https://a', audience: b, identities: [{when: {sub: a}, permissions: [read]}]";
-        but("", format!("auth: {{jwt: [{{{rest}, {fields}}}]}}"))
-    };
+    let of_issuer = "issuer: 'https://a', audience: b, identities: [{when: {sub: a}, permissions: [read]}]";
+    let issuer = |fields: &str| but("", format!("auth: {{jwt: [{{{of_issuer}, {fields}}}]}}"));
     let keys = |fields: &str| but(KEYS, format!("keys: {{{fields}}}"));
     let keys_redis = |fields: &str| but(KEYS, format!("keys: {{path: 'rediss://a', redis: {{{fields}}}}}"));
     let shared = |fields: &str| but("", format!("shared: {{redis: 'rediss://a', {fields}}}"));
     let log = |fields: &str| but("", format!("log: {{{fields}}}"));
     vec![
         ("admin.token_file", but("", "admin: {token_file: ./in/FILE}".to_owned())),
-        ("auth.deny", but("", "auth: {deny: ./in/FILE}".to_owned())),
+        ("auth.deny", but("", format!("auth: {{deny: ./in/FILE, jwt: [{{{of_issuer}}}]}}"))),
         ("auth.jwt.ca", issuer("ca: ./in/FILE")),
         ("auth.jwt.jwks.file", issuer("jwks: {file: ./in/FILE}")),
         ("auth.jwt.token_file", issuer("token_file: ./in/FILE")),

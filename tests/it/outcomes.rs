@@ -95,7 +95,7 @@ async fn a_request_without_a_key_that_has_had_its_time_has_expired() {
 async fn a_request_ends_by_one_of_a_closed_set_of_outcomes() {
     let upstream = upstream().await;
     let gateway = gateway(&upstream)
-        .upstream("timeouts: {idle: 300ms, response_headers: 300ms}")
+        .upstream("timeouts: {idle: 1s, response_headers: 1s}")
         .keys("cut_open_streams: true")
         .start_binary()
         .await;

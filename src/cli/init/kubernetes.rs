@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::FirstKey;
 use super::answers::{DeploymentName, Namespace};
 use super::files::NewFiles;
 use super::texts::Manifest;
@@ -12,6 +11,7 @@ use crate::cli::terminal::say;
 use crate::config::presets::Preset;
 use crate::config::{Address, Config, EndpointAddress};
 use crate::key_store::edit;
+use crate::keys::KeyRecord;
 use crate::keys::token::Token;
 
 /// The sidecar of a Deployment.
@@ -27,7 +27,7 @@ pub(super) struct Sidecar<'a> {
 
 impl Sidecar<'_> {
     /// Returns the files, and what to do next.
-    pub(super) fn made(&self, key: &FirstKey) -> Result<(NewFiles, Vec<String>), Failure> {
+    pub(super) fn made(&self, key: &KeyRecord) -> Result<(NewFiles, Vec<String>), Failure> {
         let routes = self.routes.unwrap_or_else(|| {
             say("bearward: the routes are those of `openai`, as the server can't be asked from here; \
                  --routes vllm, llama-cpp, … names its kind");
@@ -49,7 +49,7 @@ impl Sidecar<'_> {
         let mut files = NewFiles::within(self.into);
         files.add("kubernetes.yaml", manifest.objects(), 0o644);
         files.add("sidecar.patch.yaml", manifest.patch(), 0o644);
-        files.add("keys/first.yaml", edit::one_key_text(&key.record), 0o600);
+        files.add("keys/first.yaml", edit::one_key_text(key), 0o600);
         files.add("tls/tls.crt", tls.certificate, 0o644);
         files.add("tls/tls.key", tls.private_key, 0o600);
         files.add("admin/token", admin_token.reveal().to_owned(), 0o600);
