@@ -372,12 +372,15 @@ impl Tending {
         progress.retry_at = now.checked_add(pause).ok();
         let fault = KeptFault { message: message.clone(), advice: advice.clone(), at: now };
         progress.fault = Some(fault.clone());
-        let retry_at = progress.retry_at.map(|at| at.to_string()).unwrap_or_default();
+        let due_at = progress.retry_at;
+        let retry_at = due_at.map(|at| at.to_string()).unwrap_or_default();
         self.note(progress);
         self.is_first = false;
         self.managed.update(|state| {
             state.failed += 1;
             state.fault = Some(fault);
+            // Whoever sees the fault sees when the next attempt is, which the next plan may put later.
+            state.due_at = due_at;
         });
         let domains = self.acme.domains.join(", ");
         tracing::error!(domains, why = message, advice, retry_at, "got no certificate from the authority");
