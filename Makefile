@@ -160,6 +160,10 @@ package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=ta
 	@install $(or $(BINARY),target/release/bearward) target/package/stage/bearward
 	@cd target/package/stage && ./bearward man >bearward.1 && ./bearward completions bash >bearward.bash \
 		&& ./bearward completions zsh >_bearward && ./bearward completions fish >bearward.fish
+	@printf 'bearward (%s-1) unstable; urgency=medium\n\n  * What changed is in /usr/share/doc/bearward/changelog.gz.\n\n -- %s  %s\n' \
+		"$$($(MAKE) --silent version)" "$$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
+		"$$(git log -1 --format=%aD 2>/dev/null || date -R)" >target/package/stage/changelog
+	@gzip -9n <CHANGELOG.md >target/package/stage/changelog.gz
 	$(TOOLS)/bin/cargo-deb --no-build --output target/package/bearward.deb
 
 $(TOOLS)/bin/cargo-deb:
@@ -167,7 +171,8 @@ $(TOOLS)/bin/cargo-deb:
 	$(CARGO) install cargo-deb --version $(CARGO_DEB_VERSION) --locked --quiet --root $(TOOLS)
 
 test-package: package ## Install the package in a separate system, run it with its unit, and purge it; needs root
-	@for tool in debootstrap strace; do command -v $$tool >/dev/null || exec sh -c 'apt-get update && apt-get install -y debootstrap strace'; done
+	@for tool in debootstrap strace lintian; do command -v $$tool >/dev/null || exec sh -c 'apt-get update && apt-get install -y debootstrap strace lintian'; done
+	lintian --fail-on error,warning --allow-root target/package/bearward.deb
 	python3 tests/e2e/package.py target/package/bearward.deb
 
 version: ## The version, which Cargo.toml alone has
