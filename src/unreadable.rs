@@ -51,6 +51,10 @@ fn of_forbidden(path: &Path) -> Option<String> {
     let right = match (found.mode() & bit != 0, is_member) {
         (true, false) => format!("run it as root or in the group {of_owner}"),
         (_, true) => format!("run it as root, or let the group {of_owner} {verb} it: `chmod {mode} {name}`"),
+        // The group is that of a service, which would lose it.
+        (false, false) if found.gid() != 0 => {
+            format!("run it as root, or in the group {of_owner} after `chmod {mode} {name}`")
+        }
         (false, false) => {
             let group = name_of_group(group);
             format!(

@@ -1,13 +1,13 @@
 //! `bearward init`: writes a configuration, a first key, and what runs bearward: a unit of systemd, or manifests of
 //! Kubernetes.
 
+mod addresses;
 mod answers;
 mod files;
 mod kubernetes;
 mod service;
 mod texts;
 
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -49,7 +49,7 @@ pub(super) struct Init {
     #[arg(long, value_name = "NAME", value_parser = DeploymentName::parse, conflicts_with = "listen")]
     deployment: Option<DeploymentName>,
     /// With --for kubernetes: the namespace of the Deployment [default: that of kubectl]
-    #[arg(long, value_name = "NAME", value_parser = Namespace::parse, requires = "deployment")]
+    #[arg(long, value_name = "NAME", value_parser = Namespace::parse, conflicts_with = "listen")]
     namespace: Option<Namespace>,
     /// What clients may ask for: openai, vllm, llama-cpp, ollama, triton, sglang, tgi, any [default: by what the
     /// model server tells of itself, else openai]
@@ -102,8 +102,10 @@ impl Init {
                 sidecar.made(&key.record)?
             }
             Place::Here | Place::Systemd => {
-                if self.deployment.is_some() {
-                    return Err(Failure::Usage("--deployment needs --for kubernetes".to_owned()));
+                if self.deployment.is_some() || self.namespace.is_some() {
+                    return Err(Failure::Usage(
+                        "--deployment and --namespace need --for kubernetes".to_owned(),
+                    ));
                 }
                 let reached = questions.reached(self.listen.clone())?;
                 self.for_a_machine(place, &reached, &upstream, &key)?
@@ -149,15 +151,9 @@ impl Init {
         files.add(config_name, config, 0o644);
         files.add("keys.yaml", edit::yaml_text(std::slice::from_ref(&key.record)), mode);
         let has_certificate = matches!(reached, Reached::At(_)) && !reached.is_local();
-        let mut notes = Vec::new();
-        if has_certificate {
-            let tls = SelfSigned::new(names(reached))?;
-            notes.push(format!(
-                "bearward: tls.crt is signed by itself, for {}, and valid until {}: clients need it (curl --cacert), or put \
-                 a certificate of your authority in its place",
-                tls.names.join(", "),
-                tls.valid_until
-            ));
+        let certificate = has_certificate.then(|| SelfSigned::new(names(reached))).transpose()?;
+        let mut notes: Vec<String> = about_certificate(reached, certificate.as_ref()).into_iter().collect();
+        if let Some(tls) = certificate {
             files.add("tls.crt", tls.certificate, 0o644);
             files.add("tls.key", tls.private_key, mode);
         }
@@ -187,6 +183,18 @@ impl Init {
         let service = Service { directory: &directory, owned, installs: installs.as_deref(), has_socket };
         notes.extend(service.steps(&curl(reached, &directory)));
         Ok((files, notes))
+    }
+}
+
+/// Returns what is to be known of the listener's certificate.
+fn about_certificate(reached: &Reached, made: Option<&SelfSigned>) -> Option<String> {
+    match (reached, made) {
+        (Reached::ByName(domain), _) => Some(format!(
+            "bearward: the certificate comes from Let's Encrypt a few seconds after the start, and to use it is to agree to its \
+             terms (https://letsencrypt.org/repository): {domain} has to lead to this machine, and port 443 to be open"
+        )),
+        (Reached::At(_), Some(tls)) => Some(format!("bearward: {}", tls.described())),
+        (Reached::At(_), None) => None,
     }
 }
 
@@ -249,23 +257,12 @@ fn names(reached: &Reached) -> Vec<String> {
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1", own.trim()].map(str::to_owned).to_vec();
     match is_any(host) {
-        true => names.extend(own_addresses()),
+        true => names.extend(addresses::of_this_machine()),
         false => names.push(host.to_owned()),
     }
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| !name.is_empty() && seen.insert(name.clone()));
     names
-}
-
-/// Returns the addresses from which this machine would send to the network, one of each family: those of its
-/// routes to an address for documentation. Nothing is sent.
-fn own_addresses() -> impl Iterator<Item = String> {
-    let routes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    routes.into_iter().filter_map(|(from, to)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip().to_string())
-    })
 }
 
 /// Returns a command that asks for the models.

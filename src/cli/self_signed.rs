@@ -15,9 +15,9 @@ pub(super) struct SelfSigned {
     pub(super) certificate: String,
     pub(super) private_key: String,
     /// The names and addresses that it is for.
-    pub(super) names: Vec<String>,
+    names: Vec<String>,
     /// The last day on which it is valid in every zone.
-    pub(super) valid_until: Date,
+    valid_until: Date,
 }
 
 impl SelfSigned {
@@ -42,5 +42,15 @@ impl SelfSigned {
         let certificate = params.self_signed(&key).map_err(failed)?.pem();
         let valid_until = last.saturating_sub(1.day());
         Ok(SelfSigned { certificate, private_key: key.serialize_pem(), names, valid_until })
+    }
+
+    /// Returns what whoever got it has to know.
+    pub(super) fn described(&self) -> String {
+        format!(
+            "tls.crt is signed by itself, for {}, and valid until {}: clients need it (curl --cacert), or put a certificate \
+             of your authority in its place",
+            self.names.join(", "),
+            self.valid_until
+        )
     }
 }

@@ -49,11 +49,12 @@ impl EndpointAddress {
                 false => Err("a unix socket needs an absolute path".to_owned()),
             };
         }
-        let uri: Uri = text.parse().map_err(|_| format!("`{text}` is not an endpoint"))?;
+        let uri: Uri =
+            text.parse().map_err(|_| format!("`{text}` is not an endpoint, as http://127.0.0.1:8000 is"))?;
         let (Some(scheme @ ("http" | "https" | "h2c")), Some(authority)) =
             (uri.scheme_str(), uri.authority())
         else {
-            return Err(format!("`{text}` is not an endpoint"));
+            return Err(format!("`{text}` is not an endpoint, as http://127.0.0.1:8000 is"));
         };
         if authority.as_str().contains('@') {
             return Err("an endpoint has no user info: `credential` sets a header".to_owned());

@@ -130,6 +130,7 @@ def test_init_refuses_what_it_can_not_write_well(tmp_path):
         ["--for", "kubernetes", "--deployment", "a", "--namespace", "a.b"],
         ["--namespace", "a"],
         ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://qwen:80"],
+        ["--for", "kubernetes", "--deployment", "a", "--upstream", "unix:/run/x.sock"],
         ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://0.0.0.0:8000"],
         ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://127.0.0.1:8443"],
         ["--for", "kubernetes", "--deployment", "a", "--upstream", "http://127.0.0.1:9090"],
@@ -137,6 +138,10 @@ def test_init_refuses_what_it_can_not_write_well(tmp_path):
         done = init(tmp_path, *args)
         assert done.returncode in (2, 78) and done.stdout == "", (args, done)
     assert list(tmp_path.iterdir()) == []
+    # Each kind of server is healthy at a path of its own.
+    done = init(tmp_path, "--for", "kubernetes", "--deployment", "a", "--upstream", "http://127.0.0.1:7000", "--routes", "triton", "--into", "a")
+    assert '"http://127.0.0.1:7000/v2/health/ready"' in done.stderr and "--namespace adds" in done.stderr, done.stderr
+    subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)
     done = init(tmp_path, "--into", "missing/above", "--upstream", "http://127.0.0.1:1")
     assert done.returncode == 1 and "make the directory above it first" in done.stderr and list(tmp_path.iterdir()) == []
 
@@ -170,13 +175,15 @@ def test_the_unit_and_the_files_of_a_service_belong_together(tmp_path_factory):
     # A service can't see /tmp.
     directory = pathlib.Path("/var/lib") / f"bearward-test-{os.getpid()}"
     try:
-        done = init("/", "--for", "systemd", "--into", str(directory), "--listen", "0.0.0.0:443", "--upstream", "http://127.0.0.1:1")
+        # A umask of root's takes nothing from the group of the service.
+        done = init("/", "--for", "systemd", "--into", str(directory), "--listen", "0.0.0.0:443", "--upstream", "http://127.0.0.1:1", preexec_fn=lambda: os.umask(0o077))
         if done.returncode == 1 and "Permission denied" in done.stderr:
             pytest.skip("needs root")
         assert done.returncode == 0, done.stderr
         names = sorted(path.name for path in directory.iterdir())
         secrets = [".bearward-id-secret", "admin.token", "keys.yaml", "tls.key"]
         assert names == sorted([*secrets, "bearward.service", "bearward.socket", "config.yaml", "tls.crt"])
+        assert directory.stat().st_mode & 0o777 == 0o750
         for name in secrets:
             assert (directory / name).stat().st_mode & 0o777 == 0o640, "root changes it, and the service reads it"
         # The directory is new, so its group is the service's; one that was there may hold files of others.
@@ -258,7 +265,7 @@ def validated(directory, name):
 
 def test_the_manifests_put_bearward_into_the_pods_of_a_deployment(sidecar):
     directory, _, patched, deployment = sidecar
-    name = "bearward-" + deployment.replace(".", "-")
+    name = "bearward-" + deployment.replace(".", "--")
     objects = list(yaml.safe_load_all((directory / "kubernetes.yaml").read_text()))
     # Secrets are in files of their own: who applies the objects again brings no revoked key back.
     assert [one["kind"] for one in objects] == ["ConfigMap", "Service", "NetworkPolicy"]
@@ -288,6 +295,21 @@ def test_the_manifests_put_bearward_into_the_pods_of_a_deployment(sidecar):
     [known] = known["spec"]["template"]["spec"]["initContainers"]
     theirs = json.loads(json.dumps({**sidecar, "image": "", "securityContext": ""}).replace('"bearward-', '"'))
     assert theirs == {**known, "image": "", "securityContext": ""}
+
+
+def test_the_patch_is_one_for_a_kustomization_wherever_the_namespace_is_named(sidecar, tmp_path):
+    directory, _, patched, deployment = sidecar
+    target = {"kind": "Deployment", "name": deployment}
+    kustomization = {"namespace": "models", "resources": ["deployment.yaml", "kubernetes.yaml"], "patches": [{"path": "sidecar.patch.yaml", "target": target}]}
+    for name in ("kubernetes.yaml", "sidecar.patch.yaml"):
+        (tmp_path / name).write_text((directory / name).read_text())
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(kustomization))
+    for named in ("", ", namespace: models"):
+        (tmp_path / "deployment.yaml").write_text(DEPLOYMENT.replace("NAME, namespace: models", json.dumps(deployment) + named))
+        built = subprocess.run([TOOLS / "kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60)
+        assert built.returncode == 0, built.stderr
+        [found] = [one for one in yaml.safe_load_all(built.stdout) if one["kind"] == "Deployment"]
+        assert found["spec"]["template"]["spec"]["initContainers"] == patched["spec"]["template"]["spec"]["initContainers"]
 
 
 def test_the_commands_for_kubernetes_make_what_the_pod_mounts(sidecar, tmp_path):
@@ -327,6 +349,25 @@ def test_the_commands_for_kubernetes_make_what_the_pod_mounts(sidecar, tmp_path)
     assert verified.returncode == 0, verified.stderr
     told = subprocess.run(["openssl", "x509", "-in", directory / "tls/tls.crt", "-noout", "-ext", "subjectAltName"], capture_output=True, text=True, timeout=20)
     assert "DNS:localhost" in told.stdout and ".models.svc.cluster.local" in told.stdout
+
+
+def test_a_configuration_of_another_user_leads_no_command_of_root(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    (tmp_path / "bearward.yaml").write_text("admin: {address: 127.0.0.1:6666, token_file: /etc/bearward/admin.token}")
+    environment = {name: value for name, value in os.environ.items() if name not in ("BEARWARD_CONFIG", "SUDO_UID")}
+    for owner, target in [((12345, 12345), False), ((0, 0), False), ((12345, 12345), True)]:
+        os.chown(tmp_path / "bearward.yaml", *owner)
+        if target:
+            # A link of theirs to a file of root.
+            (tmp_path / "bearward.yaml").rename(tmp_path / "other.yaml")
+            os.chown(tmp_path / "other.yaml", 0, 0)
+            (tmp_path / "bearward.yaml").symlink_to("other.yaml")
+            os.lchown(tmp_path / "bearward.yaml", 12345, 12345)
+        for command in (["reload"], ["keys", "list"], ["check"]):
+            done = subprocess.run([binary(), *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20)
+            is_refused = "another user's" in done.stderr and "--config" in done.stderr
+            assert is_refused == (owner != (0, 0)) and done.returncode != 0, (owner, command, done.stderr)
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -57,7 +57,7 @@ impl NewFiles {
         if !there.is_empty() {
             let exist = if there.len() == 1 { "exists" } else { "exist" };
             return Err(Failure::Failed(format!(
-                "{} {exist}, and `init` overwrites nothing. `bearward keys create` makes another key; to begin anew, move \
+                "{} {exist}, and `init` overwrites nothing. `bearward keys create --keys FILE` makes another key; to begin anew, move \
                  what is there away, or name another directory with --into",
                 listed(&there)
             )));
@@ -87,7 +87,11 @@ impl Made {
     /// Makes a directory if there is none. The one above it has to exist: else its path has a typing error.
     fn directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
         match fs::DirBuilder::new().mode(mode).create(path) {
-            Ok(()) => self.directories.push(path.to_owned()),
+            Ok(()) => {
+                self.directories.push(path.to_owned());
+                // Whatever the umask is: the group of a service has to enter.
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -131,7 +135,9 @@ impl NewFile {
     fn write(&self) -> io::Result<()> {
         // `create_new` never follows a link that somebody put there in the meantime.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(&self.path)?;
-        let written = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
+        let mode = fs::Permissions::from_mode(self.mode);
+        let written = file.set_permissions(mode).and_then(|()| file.write_all(self.text.as_bytes()));
+        let written = written.and_then(|()| file.sync_all());
         written.inspect_err(|_| {
             let _stays_if_it_must = fs::remove_file(&self.path);
         })
@@ -140,8 +146,6 @@ impl NewFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

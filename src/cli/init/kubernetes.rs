@@ -28,12 +28,12 @@ pub(super) struct Sidecar<'a> {
 impl Sidecar<'_> {
     /// Returns the files, and what to do next.
     pub(super) fn made(&self, key: &KeyRecord) -> Result<(NewFiles, Vec<String>), Failure> {
+        let (name, upstream) = (self.name(), self.local_upstream()?);
         let routes = self.routes.unwrap_or_else(|| {
             say("bearward: the routes are those of `openai`, as the server can't be asked from here; \
                  --routes vllm, llama-cpp, … names its kind");
             Preset::OpenAi
         });
-        let (name, upstream) = (self.name(), self.local_upstream()?);
         let manifest = Manifest {
             name: &name,
             deployment: self.deployment,
@@ -50,24 +50,33 @@ impl Sidecar<'_> {
         files.add("kubernetes.yaml", manifest.objects(), 0o644);
         files.add("sidecar.patch.yaml", manifest.patch(), 0o644);
         files.add("keys/first.yaml", edit::one_key_text(key), 0o600);
+        files.add("admin/token", admin_token.reveal().to_owned(), 0o600);
+        let adds = "--namespace adds the name by which other namespaces know it";
+        let of_certificate = match self.namespace {
+            Some(_) => format!("bearward: {}", tls.described()),
+            None => format!("bearward: {}; {adds}", tls.described()),
+        };
         files.add("tls/tls.crt", tls.certificate, 0o644);
         files.add("tls/tls.key", tls.private_key, 0o600);
-        files.add("admin/token", admin_token.reveal().to_owned(), 0o600);
-        Ok((files, self.steps(&name)))
+        let steps = std::iter::once(of_certificate).chain(self.steps(&name, routes)).collect();
+        Ok((files, steps))
     }
 
-    /// The name of the objects: it begins with a letter, as that of a Service has to, and has no dot.
+    /// The name of the objects: it begins with a letter, as that of a Service has to, and has no dot. `qwen2.5` has
+    /// another one than `qwen2-5`, which may be in the same namespace.
     fn name(&self) -> String {
-        format!("bearward-{}", self.deployment.as_str().replace('.', "-"))
+        format!("bearward-{}", self.deployment.as_str().replace('.', "--"))
     }
 
     /// Returns the upstream, which is in the same pod: elsewhere, others would reach it, too.
     fn local_upstream(&self) -> Result<&EndpointAddress, Failure> {
-        let is_local = match self.upstream.authority() {
-            None => true,
-            Some(authority) => Address::Tcp(authority.to_owned()).is_local(),
+        let Some(authority) = self.upstream.authority() else {
+            return Err(Failure::Usage(
+                "a unix socket needs a volume that both containers mount: write the patch by deploy/kubernetes/sidecar"
+                    .to_owned(),
+            ));
         };
-        if is_local {
+        if Address::Tcp(authority.to_owned()).is_local() {
             return Ok(self.upstream);
         }
         Err(Failure::Usage(format!(
@@ -89,7 +98,7 @@ impl Sidecar<'_> {
             .collect()
     }
 
-    fn steps(&self, name: &str) -> Vec<String> {
+    fn steps(&self, name: &str, routes: Preset) -> Vec<String> {
         let deployment = self.deployment.as_str();
         let kubectl = match self.namespace {
             Some(namespace) => format!("kubectl -n {}", namespace.as_str()),
@@ -97,14 +106,14 @@ impl Sidecar<'_> {
         };
         let at = |file: &str| self.into.join(file).display().to_string();
         let keys = format!("create secret generic {name}-keys --from-file={}", at("keys"));
+        let health = format!("{}{}", self.upstream, path_of_health(routes));
         vec![
-            format!("bearward: first, in the Deployment {deployment} itself:"),
-            "  - the model server listens at 127.0.0.1 (as in `vllm serve --host 127.0.0.1`), so nobody goes around \
-             bearward; Services that lead to its port lead nowhere then"
+            format!("bearward: in the Deployment {deployment} itself, and applied together with the patch below:"),
+            "  - the model server listens at 127.0.0.1, so nobody goes around bearward; Services that lead to its port lead \
+             nowhere then"
                 .to_owned(),
-            "  - its probes are `exec`, as in [curl, -sf, http://127.0.0.1:8000/health]: httpGet no longer reaches it"
-                .to_owned(),
-            "bearward: then, with an image of deploy/docker/Dockerfile:".to_owned(),
+            format!("  - all its probes are `exec`, as in [curl, -sf, {health:?}]: httpGet no longer reaches it"),
+            "bearward: then, with an image of deploy/docker/Dockerfile, whose address sidecar.patch.yaml names:".to_owned(),
             format!("  {kubectl} {keys}"),
             format!("  {kubectl} create secret tls {name}-tls --cert={} --key={}", at("tls/tls.crt"), at("tls/tls.key")),
             format!("  {kubectl} create secret generic {name}-admin --from-file={}", at("admin")),
@@ -121,5 +130,14 @@ impl Sidecar<'_> {
             format!("  {kubectl} {keys} --dry-run=client -o yaml | {kubectl} replace -f -"),
             format!("bearward: {}, {} and {} don't belong in a repository", at("keys"), at("tls"), at("admin")),
         ]
+    }
+}
+
+/// Returns the path at which a kind of server tells that it is healthy.
+fn path_of_health(routes: Preset) -> &'static str {
+    match routes {
+        Preset::Ollama => "/",
+        Preset::Triton => "/v2/health/ready",
+        _ => "/health",
     }
 }

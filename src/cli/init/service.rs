@@ -35,7 +35,10 @@ impl Service<'_> {
             "  systemctl daemon-reload".to_owned(),
             format!("  systemctl enable --now {units}"),
             format!("  {curl}"),
-            "bearward: its log: journalctl -u bearward; after a change: bearward reload".to_owned(),
+            format!(
+                "bearward: its log: journalctl -u bearward; after a change: bearward reload --config {}",
+                directory.join("config.yaml").display()
+            ),
         ]);
         steps
     }

@@ -136,7 +136,7 @@ impl Manifest<'_> {
         let name = self.name;
         let version = env!("CARGO_PKG_VERSION");
         let container = between(SIDECAR, "        - name: bearward\n", "      containers:\n")
-            .replace("          # Your build of deploy/docker/Dockerfile; `images:` in kustomization.yaml says where it is.\n", "          # Your build of deploy/docker/Dockerfile.\n")
+            .replace("          # Your build of deploy/docker/Dockerfile; `images:` in kustomization.yaml says where it is.\n", "          # Your build of deploy/docker/Dockerfile, by its address in your registry.\n")
             .replace("          image: bearward\n", &format!("          image: bearward:{version}\n"))
             .replace(
                 "          securityContext: &confined\n",
@@ -152,7 +152,8 @@ impl Manifest<'_> {
         let (container, volumes) = (own_names(&container), own_names(&volumes));
         format!(
             "# Puts bearward into the pods of a Deployment: by `kubectl patch`, or with
-# `patches: [{{path: sidecar.patch.yaml}}]` in the kustomization that has the Deployment. Where manifests come from
+# `patches: [{{path: sidecar.patch.yaml, target: {{kind: Deployment, name: {deployment}}}}}]` in the kustomization
+# that has the Deployment. Where manifests come from
 # git (Argo CD, Flux), it belongs there: what is patched in the cluster alone is undone.
 apiVersion: apps/v1
 kind: Deployment

@@ -66,7 +66,8 @@ impl Rotate {
                 Some(secret) => format!("the old one is valid until {}", secret.expires_at),
                 None => "the old one is no longer valid".to_owned(),
             };
-            say(&format!("bearward: {} has a new secret, shown this once; {old_end}", named(&after)));
+            let changed = format!("{} in {}", named(&after), editor.path().display());
+            say(&format!("bearward: {changed} has a new secret, shown this once; {old_end}"));
             let older = after.terms.previous.iter().filter(|secret| secret.hash != found.record.hash);
             for secret in older.filter(|secret| secret.expires_at > now()) {
                 say(&format!("bearward: an older one is still valid until {}", secret.expires_at));
@@ -167,7 +168,8 @@ impl Revoke {
         }
         let after = KeyRecord { disabled: true, ..found.record.clone() };
         or_by_hand(&editor, Some(&after), editor.replace(&found, &after))?;
-        say(&format!("bearward: {} is turned off, with all its secrets", named(&after)));
+        let place = editor.path().display();
+        say(&format!("bearward: {} in {place} is turned off, with all its secrets", named(&after)));
         self.waiting.for_replicas(&editor)
     }
 }

@@ -113,7 +113,8 @@ impl Locked {
             ),
             hint: format!(
                 "change its file `{file}` where it comes from, as below, and with the name of your Secret: `{command}` \
-                 (`kubectl edit configmap NAME` for a ConfigMap)"
+                 (`kubectl edit configmap NAME` for a ConfigMap); and in the directory that the Secret is made from, or \
+                 the next time it is made undoes this"
             ),
         })
     }
