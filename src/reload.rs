@@ -348,7 +348,6 @@ impl Reloader {
             return None;
         }
         let applied = ready.map_err(Refusal::from).and_then(|ready| self.apply(ready));
-        FileWarnings::of(&self.current.config).raise(&mut self.alarms);
         self.current.gateway.limiter.forget_unused_windows();
         let outcome = match applied {
             Ok(()) => {
@@ -359,6 +358,10 @@ impl Reloader {
             }
             Err(refusal) => Outcome::Refused(self.refuse(part, refusal)),
         };
+        // After the outcome, which waits for no look at many files.
+        let config = &self.current.config;
+        let found = panic::catch_unwind(AssertUnwindSafe(|| FileWarnings::of(config))).unwrap_or_default();
+        found.raise(&mut self.alarms);
         Some(outcome)
     }
 

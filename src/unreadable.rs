@@ -49,6 +49,9 @@ fn of_forbidden(path: &Path) -> Option<String> {
     let is_member = found.gid() == group
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == found.gid()));
     let right = match (found.mode() & bit != 0, is_member) {
+        _ if !is_for_this_file(path, closed) || found.mode() & 0o777 == 0 => {
+            "move the file to a directory of bearward's own, or run a command about it as root".to_owned()
+        }
         (true, false) => format!("run it as root or in the group {of_owner}"),
         (_, true) => format!("run it as root, or let the group {of_owner} {verb} it: `chmod {mode} {name}`"),
         // The group is that of a service, which would lose it.
@@ -67,6 +70,15 @@ fn of_forbidden(path: &Path) -> Option<String> {
         found.mode() & 0o7777,
         name_of_user(geteuid().as_raw()),
     ))
+}
+
+/// Whether the permissions of `closed` may be changed for the sake of a file: it is the file, or its directory, and no
+/// directory of the system or of all users' homes. A unit with `ProtectHome` sees `/home` and `/root` with the mode 0.
+fn is_for_this_file(path: &Path, closed: &Path) -> bool {
+    let is_shared = closed.is_absolute() && closed.components().count() <= 2;
+    let is_home = closed.parent() == Some(Path::new("/home"));
+    let is_near = closed == path || Some(closed) == path.parent() || closed == Path::new(".");
+    is_near && !is_shared && !is_home
 }
 
 /// Returns the name of a user, or the number if it has no name here.
@@ -109,6 +121,21 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", directory.path().join("link")).unwrap();
         assert_eq!(of("link"), "it is a link to nowhere, which does not exist");
         assert_eq!(advice(Path::new("a"), &missing).unwrap(), "make it, or name another path");
+    }
+
+    #[test]
+    fn no_permission_is_advised_on_a_directory_that_others_need() {
+        for (path, closed, expected) in [
+            ("/etc/bearward/keys.yaml", "/etc/bearward/keys.yaml", true),
+            ("/etc/bearward/keys.yaml", "/etc/bearward", true),
+            ("keys.yaml", ".", true),
+            ("/home/alice/keys.yaml", "/home", false),
+            ("/home/alice/keys.yaml", "/home/alice", false),
+            ("/root/keys.yaml", "/root", false),
+            ("/srv/a/b/keys.yaml", "/srv/a", false),
+        ] {
+            assert_eq!(is_for_this_file(Path::new(path), Path::new(closed)), expected, "{closed} for {path}");
+        }
     }
 
     #[test]

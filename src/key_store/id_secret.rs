@@ -143,10 +143,10 @@ pub(crate) fn file_beside(store: &Path) -> PathBuf {
 /// exception is the link by which the kubelet mounts a file of a Secret, which leads to a file of the same name.
 fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     let hint = "remove it, and the next start makes another; ids of unknown credentials change with it";
-    let follows = if is_of_a_mounted_secret(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let flags = (follows | OFlags::NONBLOCK).bits();
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags).unwrap_or_default();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let place = in_mounted_secret(path).unwrap_or_else(|| path.to_owned());
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(&place) {
         Ok(file) => file,
         Err(error) if is_out_of_reach(&error) => return Ok(None),
         Err(error) => {
@@ -162,7 +162,7 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     let Some(metadata) = file.metadata().ok().filter(fs::Metadata::is_file) else {
         return fault("the secret of key ids is not a regular file");
     };
-    if is_planted(path, &metadata) {
+    if is_planted(path, &metadata) || is_planted(&place, &metadata) {
         return fault("the secret of key ids is another user's, in a directory that all users may write to");
     }
     let mut text = Zeroizing::new(Vec::new());
@@ -176,9 +176,17 @@ fn read(path: &Path) -> Result<Option<Arc<IdSecret>>, Fault> {
     Ok(Some(Arc::new(IdSecret::kept(secret))))
 }
 
-/// Whether the path is a link as the kubelet makes them in a mounted Secret: to `..data/NAME`.
-fn is_of_a_mounted_secret(path: &Path) -> bool {
-    fs::read_link(path).is_ok_and(|target| target == Path::new("..data").join(FILE_NAME))
+/// Returns where the file of a mounted Secret is, if `path` is a link as the kubelet makes them: to `..data/NAME`, where
+/// `..data` leads to a directory beside it whose name begins with `..`. Nothing else is followed.
+fn in_mounted_secret(path: &Path) -> Option<PathBuf> {
+    let directory = directory_of(path);
+    let target = fs::read_link(path).ok().filter(|target| *target == Path::new("..data").join(FILE_NAME))?;
+    let version = fs::read_link(directory.join(target.parent()?)).ok()?;
+    let is_beside = version.file_name() == Some(version.as_os_str());
+    let is_version = is_beside && version.as_os_str().as_encoded_bytes().starts_with(b"..");
+    let version = directory.join(version);
+    let is_directory = fs::symlink_metadata(&version).is_ok_and(|metadata| metadata.is_dir());
+    (is_version && is_directory).then(|| version.join(FILE_NAME))
 }
 
 /// Whether another user may have created the file, and may therefore know the secret.
@@ -298,6 +306,25 @@ mod tests {
             .unwrap();
         assert!(at(mount.path()).unwrap().is_kept());
         assert_eq!(id_at(mount.path()), id_at(mount.path()));
+        // Whoever can change the directory can't lead it to a file elsewhere.
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join(FILE_NAME), "0123456789abcdef0123456789abcdef\n").unwrap();
+        let data = mount.path().join("..data");
+        for planted in
+            [elsewhere.path().to_owned(), Path::new("..").join(elsewhere.path().file_name().unwrap())]
+        {
+            fs::remove_file(&data).unwrap();
+            symlink(planted, &data).unwrap();
+            assert!(at(mount.path()).is_err());
+        }
+        fs::remove_file(&data).unwrap();
+        symlink("..linked", &data).unwrap();
+        symlink(elsewhere.path(), mount.path().join("..linked")).unwrap();
+        assert!(at(mount.path()).is_err(), "a version that is a link");
+        fs::remove_file(mount.path().join("..linked")).unwrap();
+        fs::create_dir(mount.path().join("..linked")).unwrap();
+        symlink(elsewhere.path().join(FILE_NAME), mount.path().join("..linked").join(FILE_NAME)).unwrap();
+        assert!(at(mount.path()).is_err(), "a file of the version that is a link");
     }
 
     #[test]

@@ -93,7 +93,7 @@ def test_a_change_of_a_mounted_secret_is_a_patch_of_its_own_file(tmp_path):
     assert revoked.returncode == 1 and "--dry-run" not in revoked.stderr and "disabled: true" in revoked.stderr
     deleted = run("keys", "delete", "a", "--keys", tmp_path)
     for done in (revoked, deleted):
-        [command] = [part for part in done.stderr.split("`") if part.startswith("kubectl patch")]
+        [command] = [part for part in done.stderr.split("`") if "kubectl patch" in part]
         shell = f'kubectl() {{ printf %s "$7"; }}; {command}'
         patch = json.loads(subprocess.run(["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
         assert list(patch) == ["data"] and list(patch["data"]) == ["a.yaml"], patch

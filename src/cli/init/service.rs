@@ -31,7 +31,11 @@ impl Service<'_> {
         steps.extend([
             "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
             format!("  chown root:bearward {}", owned.join(" ")),
-            format!("  mv {} /etc/systemd/system/", of_directory.collect::<Vec<_>>().join(" ")),
+            // Whoever made the files, a unit is root's.
+            format!(
+                "  install -o root -g root -m 0644 {} /etc/systemd/system/",
+                of_directory.collect::<Vec<_>>().join(" ")
+            ),
             "  systemctl daemon-reload".to_owned(),
             format!("  systemctl enable --now {units}"),
             format!("  {curl}"),

@@ -4,10 +4,10 @@
 //! apply` would remove the files that it does not name.
 
 /// Returns the command that replaces a file of a Secret by the file of the same name in the working directory, or
-/// adds it. `file`: a name that a Secret can have, which needs no quotes in a shell or in JSON.
+/// adds it; nothing is done if there is no such file here, or an empty one. `file`: a name that a Secret can have, which needs no quotes in a shell or in JSON.
 pub(crate) fn replacing(file: &str) -> String {
     format!(
-        r#"kubectl patch secret NAME --type merge --patch "{{\"data\": {{\"{file}\": \"$(base64 < {file} | tr -d '\n')\"}}}}""#
+        r#"test -s {file} && kubectl patch secret NAME --type merge --patch "{{\"data\": {{\"{file}\": \"$(base64 < {file} | tr -d '\n')\"}}}}""#
     )
 }
 
@@ -46,6 +46,10 @@ mod tests {
         let coded = replaced["data"]["checkout.yaml"].as_str().unwrap();
         assert_eq!(STANDARD.decode(coded).unwrap(), text.as_bytes());
         assert_eq!(replaced["data"].as_object().unwrap().len(), 1);
+        let elsewhere = format!("kubectl() {{ echo patched; }}; {} || true", replacing("missing.yaml"));
+        let output =
+            Command::new("sh").args(["-c", &elsewhere]).current_dir(directory.path()).output().unwrap();
+        assert!(output.stdout.is_empty(), "a file that is not there empties none: {output:?}");
         assert_eq!(patch(&removing("checkout.yaml")), json!({"data": {"checkout.yaml": null}}));
     }
 }
