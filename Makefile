@@ -20,7 +20,7 @@ COMMA := ,
 TOOLS := target/tools
 VENV := .venv
 # Tests mostly wait, so more of them than cores run at the same time; those of one file run in order.
-WORKERS := 4
+WORKERS := 3
 NODE := tests/.cache/node
 # nextest runs tests in parallel processes. Without it, plain cargo test is used.
 RUNNER := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
