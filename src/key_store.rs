@@ -15,7 +15,7 @@ mod file;
 pub(crate) mod id_secret;
 mod jsonl;
 pub(crate) mod labels;
-mod ownership;
+pub(crate) mod ownership;
 pub(crate) mod provisions;
 pub(crate) mod reading;
 pub(crate) mod redis;

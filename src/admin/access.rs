@@ -1,7 +1,6 @@
 //! Checks whether a client may use the admin listener.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -129,24 +128,21 @@ impl Visitor {
 
     async fn has_token(&self, headers: &HeaderMap) -> bool {
         let Some(path) = self.admin.config.token_file.clone() else { return false };
-        // The token file is read at each request, so that a changed token is in effect at once.
-        // Requests to the admin listener are rare.
-        let shown = path.display().to_string();
-        let read = tokio::task::spawn_blocking(move || regular_file::read_text(&path)).await;
-        let token = match read.unwrap_or_else(|_panic| Err(std::io::ErrorKind::Other.into())) {
-            Ok(token) => token,
-            Err(error) => {
-                let hint = unreadable::advice(Path::new(&shown), &error);
-                tracing::error!(file = shown, %error, hint, "the admin token can't be read");
-                return false;
-            }
-        };
-        let token = bom::without(&token).trim();
         let mut given = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (given.next(), given.next()) else { return false };
         let Some((scheme, given)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
             return false;
         };
+        // The token file is read at each request, so that a changed token is in effect at once.
+        // Requests to the admin listener are rare.
+        let read = tokio::task::spawn_blocking(move || {
+            regular_file::read_text(&path).inspect_err(|error| {
+                let hint = unreadable::advice(&path, error);
+                tracing::error!(file = %path.display(), %error, hint, "the admin token can't be read");
+            })
+        });
+        let Ok(Ok(token)) = read.await else { return false };
+        let token = bom::without(&token).trim();
         let is_same = given.trim().as_bytes().ct_eq(token.as_bytes());
         !token.is_empty() && scheme.eq_ignore_ascii_case("bearer") && is_same.into()
     }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use crate::snapshot::Snapshot;
@@ -16,82 +15,104 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// no credential, so anybody may send any number of probes.
 const LOOK_AGE: Duration = Duration::from_secs(1);
 
-/// An endpoint of an upstream without a reachable endpoint.
-#[derive(Clone, Debug)]
-pub(super) struct Unreachable {
+/// An upstream whose endpoints can't be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Unreachable {
     upstream: String,
-    /// The endpoint; `None` if the upstream has none, because its name has no address.
-    endpoint: Option<String>,
-    reason: String,
+    /// Its endpoints, each with the reason.
+    reasons: Vec<String>,
 }
 
-impl Unreachable {
-    pub(super) fn json(&self) -> Value {
-        json!({"upstream": self.upstream, "endpoint": self.endpoint, "reason": self.reason})
+/// What is logged.
+#[derive(Debug, PartialEq, Eq)]
+enum Change<'a> {
+    NotReady(&'a Unreachable),
+    ReadyAgain,
+}
+
+impl<'a> Change<'a> {
+    /// Returns the change from one look, if there was one, to the next.
+    fn between(before: Option<&Unreachable>, now: Option<&'a Unreachable>) -> Option<Self> {
+        match (before, now) {
+            (None, Some(unreachable)) => Some(Change::NotReady(unreachable)),
+            (Some(_), None) => Some(Change::ReadyAgain),
+            (None, None) | (Some(_), Some(_)) => None,
+        }
+    }
+
+    fn log(&self) {
+        match self {
+            Change::NotReady(Unreachable { upstream, reasons }) => {
+                let why = reasons.join("; ");
+                tracing::warn!(upstream, why, "not ready: no endpoint of an upstream can be connected to");
+            }
+            Change::ReadyAgain => {
+                tracing::info!("ready again: an endpoint of each upstream can be connected to");
+            }
+        }
     }
 }
 
 /// The result of the last check of the upstreams, with the time of the check.
 #[derive(Debug, Default)]
-pub(crate) struct Reachable(Mutex<Option<(Instant, Vec<Unreachable>)>>);
+pub(crate) struct Reachable(Mutex<Option<(Instant, Option<Unreachable>)>>);
 
 impl Reachable {
-    /// Returns the endpoints of each upstream that has no reachable one. Checks the upstreams, or returns the last
-    /// result if that result is recent. Logs if the first upstream gets unreachable, and if all are reachable again.
-    pub(super) async fn check(&self, snapshot: &Snapshot) -> Vec<Unreachable> {
+    /// Returns the name of the first upstream that has no reachable endpoint. Checks the upstreams, or returns the
+    /// last result if that result is recent. Logs each change.
+    pub(super) async fn check(&self, snapshot: &Snapshot) -> Option<String> {
         let mut last = self.0.lock().await;
-        if let Some((at, unreachable)) = &*last
-            && at.elapsed() < LOOK_AGE
-        {
-            return unreachable.clone();
-        }
-        let of_all = snapshot.upstreams.iter().map(|upstream| unreachable(upstream));
-        let unreachable = join_all(of_all).await.concat();
-        let was_reachable = last.as_ref().is_none_or(|(_, before)| before.is_empty());
-        match unreachable.first() {
-            Some(Unreachable { upstream, endpoint, reason }) if was_reachable => {
-                let endpoints = unreachable.len();
-                tracing::warn!(
-                    upstream,
-                    endpoint,
-                    error = reason,
-                    endpoints,
-                    "not ready: no endpoint of an upstream can be connected to"
-                );
+        let unreachable = match &*last {
+            Some((at, unreachable)) if at.elapsed() < LOOK_AGE => unreachable.clone(),
+            _ => {
+                let looks = join_all(snapshot.upstreams.iter().map(|upstream| unreachable(upstream))).await;
+                let unreachable = looks.into_iter().flatten().next();
+                let before = last.as_ref().and_then(|(_, before)| before.as_ref());
+                Change::between(before, unreachable.as_ref()).inspect(Change::log);
+                *last = Some((Instant::now(), unreachable.clone()));
+                unreachable
             }
-            None if !was_reachable => {
-                tracing::info!("ready again: an endpoint of each upstream can be connected to");
-            }
-            _ => {}
-        }
-        *last = Some((Instant::now(), unreachable.clone()));
-        unreachable
+        };
+        unreachable.map(|unreachable| unreachable.upstream)
     }
 
     /// Whether the last check of the upstreams found each of them reachable; `true` before the first check has
     /// ended, and during any check.
     pub(super) fn last(&self) -> bool {
-        self.0
-            .try_lock()
-            .map_or(true, |last| last.as_ref().is_none_or(|(_, unreachable)| unreachable.is_empty()))
+        self.0.try_lock().map_or(true, |last| !matches!(&*last, Some((_, Some(_)))))
     }
 }
 
-/// Returns the endpoints of an upstream with the reasons why each can't be connected to; none if one of them can.
-async fn unreachable(upstream: &Upstream) -> Vec<Unreachable> {
-    let name = upstream.name.to_string();
+/// Returns an upstream with the reasons why its endpoints can't be connected to; `None` if one of them can.
+async fn unreachable(upstream: &Upstream) -> Option<Unreachable> {
     let endpoints = upstream.endpoints();
-    if endpoints.is_empty() {
-        let reason = "its name has no address".to_owned();
-        return vec![Unreachable { upstream: name, endpoint: None, reason }];
-    }
-    let tried = endpoints.iter().map(|endpoint| async {
+    let tried = endpoints.iter().map(|endpoint| async move {
         let reason = match endpoint.health.is_failing_checks() {
             true => "it fails its health checks".to_owned(),
             false => try_connection(endpoint, CONNECT_LIMIT).await.err()?.to_string(),
         };
-        Some(Unreachable { upstream: name.clone(), endpoint: Some(endpoint.to_string()), reason })
+        Some(format!("{endpoint}: {reason}"))
     });
-    let tried: Option<Vec<Unreachable>> = join_all(tried).await.into_iter().collect();
-    tried.unwrap_or_default()
+    let reasons: Option<Vec<String>> = join_all(tried).await.into_iter().collect();
+    let reasons = reasons.map(|reasons| match reasons.is_empty() {
+        true => vec!["its name has no address".to_owned()],
+        false => reasons,
+    });
+    Some(Unreachable { upstream: upstream.name.to_string(), reasons: reasons? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_once_and_not_at_each_look() {
+        let down = |upstream: &str| Unreachable { upstream: upstream.to_owned(), reasons: Vec::new() };
+        let (one, other) = (down("a"), down("b"));
+        assert_eq!(Change::between(None, Some(&one)), Some(Change::NotReady(&one)));
+        assert_eq!(Change::between(Some(&one), Some(&one)), None);
+        assert_eq!(Change::between(Some(&one), Some(&other)), None);
+        assert_eq!(Change::between(Some(&one), None), Some(Change::ReadyAgain));
+        assert_eq!(Change::between(None, None), None);
+    }
 }

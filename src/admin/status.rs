@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::identities;
-use super::reachable::Unreachable;
 use super::scrape;
 use super::state::Admin;
 use crate::acme::{Shown, ShownFault};
@@ -51,10 +50,9 @@ pub(super) async fn check_ready(admin: &Admin) -> Result<(), Denial> {
     if !admin.config.ready_with_upstreams {
         return Ok(());
     }
-    let unreachable = admin.reachable.check(&snapshot).await;
-    match unreachable.is_empty() {
-        true => Ok(()),
-        false => Err(Denial::upstreams_unreachable(unreachable.iter().map(Unreachable::json).collect())),
+    match admin.reachable.check(&snapshot).await.as_deref() {
+        None => Ok(()),
+        Some(upstream) => Err(Denial::upstream_unavailable(upstream)),
     }
 }
 

@@ -42,17 +42,8 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn execute(self) -> Result<(), Failure> {
         let path = config_path(self.config)?;
-        let prepared = prepared(&path);
-        let prepared = prepared.and_then(|prepared| {
-            let faults = prepared.faults_of_keys();
-            if faults.0.is_empty() { Ok(prepared) } else { Err(faults) }
-        });
-        let prepared = prepared.and_then(|mut prepared| {
-            prepared.warnings.extend(shared_warnings(&prepared)?);
-            Ok(prepared)
-        });
-        match prepared {
-            Ok(prepared) => {
+        match prepared(&path) {
+            Ok((prepared, store)) => {
                 let issuers = issuers::asked(&prepared)?;
                 let (secrets, mut warnings) = (prepared.secrets(), prepared.alarms);
                 warnings.extend(prepared.warnings);
@@ -86,7 +77,8 @@ impl Check {
                         warnings.iter().for_each(|warning| say(&format!("bearward: warning: {warning}")));
                         say(&format!("without a key: {}", without_key::text(routes)));
                         let secrets = plural(secrets, "secret", "secrets");
-                        say(&format!("{}: no faults; the keys have {secrets}", path.display()));
+                        let store = store.display();
+                        say(&format!("{}: no faults; the keys have {secrets}, in {store}", path.display()));
                         Ok(())
                     }
                 }
@@ -105,13 +97,19 @@ impl Check {
 }
 
 /// Reads all files. For root, who can read each of them, the warnings also tell of those that a service can't read.
-fn prepared(path: &Path) -> Result<Prepared, Faults> {
+/// Reads everything that a configuration names. Returns it with the path of the key store.
+fn prepared(path: &Path) -> Result<(Prepared, PathBuf), Faults> {
     let config = Config::load(path)?;
     let mut prepared = Prepared::of(&config, &Clock::system())?;
     if rustix::process::geteuid().is_root() {
         prepared.warnings.extend(unreadable_by_group(&config));
     }
-    Ok(prepared)
+    let faults = prepared.faults_of_keys();
+    if !faults.0.is_empty() {
+        return Err(faults);
+    }
+    prepared.warnings.extend(shared_warnings(&prepared)?);
+    Ok((prepared, config.keys.path.path().to_owned()))
 }
 
 /// Returns warnings about an issuer that has no keys, or keys that are of no use.

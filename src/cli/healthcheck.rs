@@ -53,7 +53,10 @@ impl Healthcheck {
         }
         let default = Admin::default().address;
         // A server that runs without a configuration has its admin listener at the default address.
-        let Ok(path) = config_path(self.config.clone()) else { return Ok(default) };
+        let path = match config_path(self.config.clone()) {
+            Err(Failure::NoConfiguration) => return Ok(default),
+            found => found?,
+        };
         // A faulty configuration file does not make a running server unhealthy: the server keeps
         // the last good configuration.
         let address = match Config::load(&path) {

@@ -11,6 +11,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
@@ -143,7 +144,8 @@ impl Init {
         }
         let routes = routes(self.routes, upstream)?;
         let config_name = if is_service { "config.yaml" } else { "bearward.yaml" };
-        let mode = if is_service { 0o640 } else { 0o600 };
+        // Before root gives the files to the service's group, the group of another caller reads nothing.
+        let mode = if is_service && geteuid().is_root() { 0o640 } else { 0o600 };
         let mut files = NewFiles::within(&directory);
         let config = texts::configuration((upstream, routes), reached, &directory, is_service);
         // What can't be a configuration, such as a host that no authority certifies, is told now.

@@ -21,7 +21,8 @@ pub(super) fn beside(file: &Path, text: &str) -> PathBuf {
 fn directory(file: &Path) -> Option<&Path> {
     let directory = file.parent().filter(|directory| ![Path::new(""), Path::new(".")].contains(directory))?;
     // `/dev/stdin` and `/dev/fd/3` may stand for regular files, and their directories hold no files of operators.
-    let is_of_system = directory.starts_with("/dev") || directory.starts_with("/proc");
+    let is_of_system =
+        directory == Path::new("/dev") || directory.starts_with("/dev/fd") || directory.starts_with("/proc");
     let is_stream = std::fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     (!is_of_system && !is_stream).then_some(directory)
 }
@@ -45,6 +46,7 @@ mod tests {
             ("/dev/stdin", "keys.yaml", "keys.yaml"),
             ("/dev/fd/63", "keys.yaml", "keys.yaml"),
             ("/proc/self/fd/0", "keys.yaml", "keys.yaml"),
+            ("/dev/shm/bearward/bearward.yaml", "keys.yaml", "/dev/shm/bearward/keys.yaml"),
         ] {
             assert_eq!(beside(Path::new(file), text), Path::new(expected), "{text} in {file}");
         }

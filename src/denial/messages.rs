@@ -270,10 +270,10 @@ impl Denial {
         Denial::new(Code::UpstreamTimeout, "The upstream did not answer in time", details)
     }
 
-    /// 503: no endpoint of an upstream accepts a connection. Used by the readiness probe. `unreachable`: these
-    /// endpoints, with the reason of each.
-    pub(crate) fn upstreams_unreachable(unreachable: Vec<Value>) -> Self {
-        let details = json!({"unreachable": unreachable});
+    /// 503: no endpoint of the upstream accepts a connection. Used by the readiness probe, which needs no credential:
+    /// addresses and reasons are only logged.
+    pub(crate) fn upstream_unavailable(upstream: &str) -> Self {
+        let details = json!({"upstream": upstream});
         Denial::new(Code::UpstreamUnavailable, "No endpoint of an upstream can be connected to", details)
             .retry_after(1)
     }

@@ -10,9 +10,15 @@ use std::path::Path;
 
 use rustix::fs::{Gid, Uid};
 
-/// Gives a new file with the mode 0600 that root has made to the owner and the group of its directory. If the
-/// directory is root's and its group may enter it, as in `/etc/bearward` with 0750 root:bearward, the group may
-/// also read the file: the service runs in this group.
+/// Returns the group of a service: that of a directory of root which this group may enter, and nobody else, as
+/// `/etc/bearward` with 0750 root:bearward.
+pub(crate) fn group_of_service(directory: &fs::Metadata) -> Option<u32> {
+    let is_its_own = directory.uid() == 0 && directory.gid() != 0 && directory.mode() & 0o017 == 0o010;
+    is_its_own.then(|| directory.gid())
+}
+
+/// Gives a new file with the mode 0600 that root has made to the owner and the group of its directory. The
+/// group of a service may also read it.
 ///
 /// # Errors
 ///
@@ -26,7 +32,7 @@ pub(super) fn give(file: &File, directory: &Path) -> io::Result<()> {
         rustix::fs::fchown(file, Some(Uid::from_raw(owner.uid())), Some(Gid::from_raw(owner.gid())))?;
     }
     // The mode is set after the owner, because a change of the owner clears the special bits.
-    if owner.uid() == 0 && owner.gid() != 0 && owner.mode() & 0o010 != 0 {
+    if group_of_service(&owner).is_some() {
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
     }
     Ok(())
@@ -48,6 +54,8 @@ mod tests {
         for (owner, mode, expected) in [
             ((0, 12_345), 0o750, (0, 12_345, 0o640)),
             ((0, 12_345), 0o700, (0, 12_345, 0o600)),
+            // Such a group may be one of many people.
+            ((0, 12_345), 0o755, (0, 12_345, 0o600)),
             ((0, 0), 0o755, (0, 0, 0o600)),
             ((12_345, 12_345), 0o750, (12_345, 12_345, 0o600)),
         ] {

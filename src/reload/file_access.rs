@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use procfs::process::{MountInfo, Process};
 
 use crate::config::Config;
+use crate::key_store::ownership::group_of_service;
 use crate::key_store::{Store, directory};
 use crate::plural::plural;
 use crate::unreadable::name_of_group;
@@ -87,31 +88,30 @@ impl FileWarnings {
     }
 }
 
-/// Returns warnings about files that root alone can read, in a directory of another group: that of the service,
-/// most likely. Of interest to root only, who reads all files.
+/// Returns warnings about files that root alone can read, where the directory of the configuration has the group of
+/// a service. Of interest to root only, who reads all files.
 pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
     let files = Files::of(config);
-    let left_out: Vec<(&Path, u32)> =
-        files.all().filter_map(|path| Some((path, group_left_out(path)?))).collect();
-    let groups: Vec<String> = left_out.iter().map(|(_, group)| name_of_group(*group)).collect();
-    let paths: Vec<&Path> = left_out.iter().map(|(path, _)| *path).collect();
-    let mut groups = groups.iter();
+    let directory = files.config.as_deref().and_then(|path| fs::metadata(directory_of(path)).ok());
+    let Some(group) = directory.and_then(|directory| group_of_service(&directory)) else { return Vec::new() };
+    let paths: Vec<&Path> = files.all().filter(|path| is_left_to_root(path, group)).collect();
+    let name = name_of_group(group);
     named(&paths, "can't be read by the group of their directory", |path| {
-        let (path, group) = (path.display(), groups.next().map_or("", String::as_str));
+        let (path, group) = (path.display(), &name);
         format!(
             "{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`"
         )
     })
 }
 
-/// Returns the group of a file's directory, if it may enter the directory but not read the file, which is root's.
-fn group_left_out(path: &Path) -> Option<u32> {
-    let (file, of_directory) = (fs::metadata(path).ok()?, fs::metadata(directory_of(path)).ok()?);
-    let group = of_directory.gid();
-    let enters = group != 0 && of_directory.mode() & 0o010 != 0;
+/// Whether a file is in a directory of the group, and root alone can read it.
+fn is_left_to_root(path: &Path, group: u32) -> bool {
+    let (Ok(file), Ok(directory)) = (fs::metadata(path), fs::metadata(directory_of(path))) else {
+        return false;
+    };
     let reads = file.mode() & 0o004 != 0 || (file.gid() == group && file.mode() & 0o040 != 0);
     let is_of_root_alone = file.is_file() && file.uid() == 0 && (file.gid() == 0 || file.mode() & 0o040 == 0);
-    (enters && !reads && is_of_root_alone).then_some(group)
+    directory.gid() == group && !reads && is_of_root_alone
 }
 
 /// Makes the warning of each path, and a last one of those that are too many to be named.
@@ -355,21 +355,26 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let case = Case::new("etc/keys.yaml");
-        case.write("etc/keys.yaml", 0o600);
-        case.chmod("etc", 0o750);
-        let path = case.path("etc/keys.yaml");
+        let case = Case::new("keys.yaml");
+        case.write("keys.yaml", 0o600);
+        case.chmod("token", 0o644);
+        case.chmod("", 0o750);
+        let path = case.path("keys.yaml");
         let told = || unreadable_by_group(&case.config);
         assert_eq!(told(), [""; 0], "the group is root's");
-        std::os::unix::fs::chown(case.path("etc"), None, Some(1)).unwrap();
-        let (group, shown) = (name_of_group(1), path.display().to_string());
-        let told_path = told().concat();
-        assert!(told_path.contains(&format!("the group {group} can't read it")), "{told_path}");
-        assert!(told_path.contains(&format!("`chgrp {group} ")), "{told_path}");
-        assert!(told_path.ends_with("keys.yaml`") && shown.ends_with("keys.yaml"), "{told_path}");
+        std::os::unix::fs::chown(case.path(""), None, Some(1)).unwrap();
+        let (group, shown) = (name_of_group(1), path.display());
+        let advice = format!("`chgrp {group} {shown}; chmod 640 {shown}`");
+        assert_eq!(
+            told(),
+            [format!("{shown}: the group {group} can't read it, as the service does; {advice}")]
+        );
+        case.chmod("", 0o755);
+        assert_eq!(told(), [""; 0], "the group may be one of many people");
+        case.chmod("", 0o750);
         std::os::unix::fs::chown(&path, None, Some(1)).unwrap();
         assert_eq!(told().len(), 1, "its group may not read it");
-        case.chmod("etc/keys.yaml", 0o640);
+        case.chmod("keys.yaml", 0o640);
         assert_eq!(told(), [""; 0]);
     }
 }

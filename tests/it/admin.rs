@@ -514,10 +514,7 @@ async fn a_change_of_readiness_is_one_line_of_the_log() {
         raw.answer().await.status
     };
     let lines = |text: &str| gateway.log().iter().filter(|line| line.contains(text)).count();
-    for _ in 0..3 {
-        assert_eq!(ready().await, 503);
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-    }
+    assert_eq!(ready().await, 503);
     until("it is logged", async || lines("not ready: no endpoint") == 1).await;
     assert!(gateway.log().iter().any(|line| line.contains("not ready") && line.contains(&gone.to_string())));
     let _back = std::net::TcpListener::bind(gone).unwrap();
@@ -536,11 +533,11 @@ async fn readiness_follows_the_upstreams_where_that_is_wanted() {
     assert_eq!(guarding("false").await.admin("GET /readyz", "").await.status, 200);
     let gateway = guarding("true").await;
     let unready = gateway.admin("GET /readyz", "").await;
-    let of_it = unready.json()["error"]["details"]["unreachable"][0].clone();
-    assert_eq!(of_it["endpoint"], json!(format!("http://{gone}")), "{of_it}");
+    let details = unready.json()["error"]["details"].clone();
+    assert!(details["upstream"].is_string(), "{details}");
     assert!(
-        of_it["reason"].as_str().unwrap().contains("refused") && of_it["upstream"].is_string(),
-        "{of_it}"
+        !details.to_string().contains(&gone.port().to_string()),
+        "a probe needs no credential: {details}"
     );
     unready.assert_denied(503, "UPSTREAM_UNAVAILABLE");
     assert_eq!(gateway.admin("GET /livez", "").await.status, 200);

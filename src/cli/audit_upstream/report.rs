@@ -164,14 +164,14 @@ fn own_means(kind: Option<Preset>) -> &'static str {
              `upstreams[].credential`)"
         }
         Some(Preset::SgLang | Preset::Tgi) => {
-            "start it with `--api-key KEY` (bearward sends the key: `upstreams[].credential`), or in a container or a \
-             network namespace that it shares with bearward alone"
+            "start it in a container or a network namespace that it shares with bearward alone; a key of its own on its \
+             command line (`--api-key KEY`) is seen by every user of the machine"
         }
         Some(Preset::Ollama | Preset::Triton) => {
             "run it in a container or a network namespace that it shares with bearward alone"
         }
         _ => {
-            "start it with a key of its own (llama-server `--api-key-file`, vLLM `--api-key`) or at a unix socket, or in \
+            "start it with a key of its own (llama-server `--api-key-file`, vLLM VLLM_API_KEY) or at a unix socket, or in \
              a container or a network namespace that it shares with bearward alone"
         }
     }

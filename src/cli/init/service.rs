@@ -24,13 +24,16 @@ impl Service<'_> {
         let Service { directory, owned, installs, has_socket } = self;
         let mut steps = vec!["bearward: next, as root, with the secret in KEY:".to_owned()];
         if let Some(binary) = installs {
-            steps.push(format!("  install -m 0755 {} {BINARY}", binary.display()));
+            let binary = binary.display().to_string().replace('\'', r"'\''");
+            steps.push(format!("  install -m 0755 '{binary}' {BINARY}"));
         }
         let units = if *has_socket { "bearward.socket bearward.service" } else { "bearward.service" };
         let of_directory = units.split(' ').map(|unit| directory.join(unit).display().to_string());
         steps.extend([
             "  useradd --system --no-create-home --shell /usr/sbin/nologin bearward".to_owned(),
             format!("  chown root:bearward {}", owned.join(" ")),
+            // Whoever made the files; in a directory, X is the right to enter.
+            format!("  chmod g+rX {}", owned.join(" ")),
             // Whoever made the files, a unit is root's.
             format!(
                 "  install -o root -g root -m 0644 {} /etc/systemd/system/",

@@ -10,8 +10,8 @@ use super::store_argument::StoreArgument;
 use super::values::{ahead, named, now};
 use crate::cli::failure::Failure;
 use crate::cli::terminal::say;
+use crate::config::AgeAction;
 use crate::config::decode::parse_duration;
-use crate::config::{AgeAction, StorePlace};
 use crate::key_store::edit::{Editor, Found};
 use crate::key_store::redis::Waited;
 use crate::keys::KeyRecord;
@@ -95,15 +95,10 @@ impl Rotate {
         let rotation = Rotation { now: now(), grace_end, expires_at, refused_age: max_age };
         rotation.of(before, token).map_err(|reason| {
             Failure::Failed(match reason {
-                NotRotated::Disabled => {
-                    let way = match self.target.store.place() {
-                        Ok(StorePlace::Path(path)) => {
-                            format!("; without `disabled` in its entry in {}, it is on again", path.display())
-                        }
-                        _ => String::new(),
-                    };
-                    format!("{} is turned off, which a new secret would not change{way}", named(before))
-                }
+                NotRotated::Disabled => format!(
+                    "{} is turned off, which a new secret would not change; `bearward keys create` makes another key",
+                    named(before)
+                ),
                 NotRotated::Expired => {
                     format!("{} has expired; --expires-in 90d gives it a new end", named(before))
                 }

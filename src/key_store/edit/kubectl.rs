@@ -4,8 +4,9 @@
 //! apply` would remove the files that it does not name.
 
 /// Returns the command that replaces a file of a Secret by the file of the same name in the working directory, or
-/// adds it; nothing is done if there is no such file here, or an empty one. `file`: a name that a Secret can have, which needs no quotes in a shell or in JSON.
+/// adds it. Nothing is done if there is no such file here, or an empty one.
 pub(crate) fn replacing(file: &str) -> String {
+    let file = plain(file);
     format!(
         r#"test -s {file} && kubectl patch secret NAME --type merge --patch "{{\"data\": {{\"{file}\": \"$(base64 < {file} | tr -d '\n')\"}}}}""#
     )
@@ -13,7 +14,14 @@ pub(crate) fn replacing(file: &str) -> String {
 
 /// Returns the command that removes a file from a Secret.
 pub(super) fn removing(file: &str) -> String {
+    let file = plain(file);
     format!(r#"kubectl patch secret NAME --type merge --patch '{{"data": {{"{file}": null}}}}'"#)
+}
+
+/// Returns the name of a file as a Secret can have it, or a word in its place: no name becomes a part of a command.
+fn plain(file: &str) -> &str {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if file.bytes().all(is_plain) { file } else { "FILE" }
 }
 
 #[cfg(test)]
@@ -46,6 +54,9 @@ mod tests {
         let coded = replaced["data"]["checkout.yaml"].as_str().unwrap();
         assert_eq!(STANDARD.decode(coded).unwrap(), text.as_bytes());
         assert_eq!(replaced["data"].as_object().unwrap().len(), 1);
+        for name in ["$(touch x).yaml", "a b", "x\"y", "a;b"] {
+            assert!(!replacing(name).contains(name) && !removing(name).contains(name), "{name}");
+        }
         let elsewhere = format!("kubectl() {{ echo patched; }}; {} || true", replacing("missing.yaml"));
         let output =
             Command::new("sh").args(["-c", &elsewhere]).current_dir(directory.path()).output().unwrap();
