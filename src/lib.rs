@@ -71,6 +71,7 @@ mod regular_file;
 mod reload;
 mod route;
 mod shared;
+mod shell_word;
 mod snapshot;
 mod stamp;
 mod state;

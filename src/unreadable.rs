@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::regular_file;
+use crate::shell_word::shell_word;
 
 /// Returns what to do about a file that can't be read, where the system's error shows it: the file does not exist,
 /// or this user may not read it.
@@ -44,7 +45,7 @@ fn of_forbidden(path: &Path) -> Option<String> {
     let closed = directory.unwrap_or(path);
     let found = fs::metadata(closed).ok()?;
     let (bit, mode, verb) = if found.is_dir() { (0o010, 750, "enter") } else { (0o040, 640, "read") };
-    let (name, group) = (closed.display(), getegid().as_raw());
+    let (name, group) = (shell_word(closed), getegid().as_raw());
     let (owner, of_owner) = (name_of_user(found.uid()), name_of_group(found.gid()));
     let is_member = found.gid() == group
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == found.gid()));

@@ -1,5 +1,6 @@
 //! Checks whether upstreams accept connections, caches the result, and logs its changes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -53,27 +54,46 @@ impl<'a> Change<'a> {
     }
 }
 
-/// The result of the last check of the upstreams, with the time of the check.
+/// The result of a look at the upstreams, with the time when it ended.
+type Look = Option<(Instant, Option<Unreachable>)>;
+
+/// The result of the last look at the upstreams.
 #[derive(Debug, Default)]
-pub(crate) struct Reachable(Mutex<Option<(Instant, Option<Unreachable>)>>);
+pub(crate) struct Reachable(Arc<Mutex<Look>>);
 
 impl Reachable {
-    /// Returns the name of the first upstream that has no reachable endpoint. Checks the upstreams, or returns the
+    /// Returns the name of the first upstream that has no reachable endpoint. Looks at the upstreams, or returns the
     /// last result if that result is recent. Logs each change.
-    pub(super) async fn check(&self, snapshot: &Snapshot) -> Option<String> {
-        let mut last = self.0.lock().await;
-        let unreachable = match &*last {
-            Some((at, unreachable)) if at.elapsed() < LOOK_AGE => unreachable.clone(),
-            _ => {
-                let looks = join_all(snapshot.upstreams.iter().map(|upstream| unreachable(upstream))).await;
-                let unreachable = looks.into_iter().flatten().next();
-                let before = last.as_ref().and_then(|(_, before)| before.as_ref());
-                Change::between(before, unreachable.as_ref()).inspect(Change::log);
-                *last = Some((Instant::now(), unreachable.clone()));
-                unreachable
-            }
-        };
+    pub(super) async fn check(&self, snapshot: &Arc<Snapshot>) -> Option<String> {
+        let snapshot = snapshot.clone();
+        let look =
+            async move { join_all(snapshot.upstreams.iter().map(|upstream| unreachable(upstream))).await };
+        let unreachable = self.looked(async { look.await.into_iter().flatten().next() }).await;
         unreachable.map(|unreachable| unreachable.upstream)
+    }
+
+    /// Returns the result of `look`, or the last result if that result is recent.
+    async fn looked(
+        &self,
+        look: impl Future<Output = Option<Unreachable>> + Send + 'static,
+    ) -> Option<Unreachable> {
+        let mut last = self.0.clone().lock_owned().await;
+        if let Some((at, unreachable)) = &*last
+            && at.elapsed() < LOOK_AGE
+        {
+            return unreachable.clone();
+        }
+        // A task of its own ends the look and notes its time, even if the client that asked has left.
+        let looking = tokio::spawn(async move {
+            let unreachable = look.await;
+            let before = last.as_ref().and_then(|(_, before)| before.as_ref());
+            Change::between(before, unreachable.as_ref()).inspect(Change::log);
+            *last = Some((Instant::now(), unreachable.clone()));
+            unreachable
+        });
+        // A look that panicked found nothing out, and so nobody is told that the upstreams can be reached.
+        let unknown = || Some(Unreachable { upstream: "unknown".to_owned(), reasons: Vec::new() });
+        looking.await.unwrap_or_else(|_| unknown())
     }
 
     /// Whether the last check of the upstreams found each of them reachable; `true` before the first check has
@@ -103,7 +123,27 @@ async fn unreachable(upstream: &Upstream) -> Option<Unreachable> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_leaves_does_not_begin_a_look_anew() {
+        let (reachable, looks) = (Reachable::default(), Arc::new(AtomicUsize::new(0)));
+        let look = || {
+            let looks = looks.clone();
+            async move {
+                looks.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                None
+            }
+        };
+        assert_eq!(reachable.looked(look()).now_or_never(), None, "the client leaves before the end");
+        assert_eq!(reachable.looked(look()).await, None);
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_change_is_told_once_and_not_at_each_look() {

@@ -18,6 +18,7 @@ use crate::net::tls::ListenerTls;
 use crate::plural::plural;
 use crate::regular_file;
 use crate::route::Shadow;
+use crate::shell_word::shell_word;
 use crate::snapshot::Snapshot;
 
 /// The maximum number of warnings about keys that are reported one by one, and likewise of warnings
@@ -69,7 +70,7 @@ fn of_state(config: &Config) -> Option<String> {
 /// Returns a warning if the key store holds keys as they are.
 fn of_plain_keys(config: &Config) -> Option<String> {
     let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
-    let path = config.keys.path.path().display();
+    let path = shell_word(config.keys.path.path());
     is_plain.then(|| format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"))
 }
 

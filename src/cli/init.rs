@@ -25,6 +25,7 @@ use crate::key_store::{edit, id_secret};
 use crate::keys::token::Token;
 use crate::keys::{KeyRecord, Permission};
 use crate::net::server_client::ServerClient;
+use crate::shell_word::shell_word;
 use answers::{DeploymentName, Namespace, Place, Questions, Reached};
 use files::NewFiles;
 use kubernetes::Sidecar;
@@ -277,7 +278,7 @@ fn curl(reached: &Reached, directory: &Path) -> String {
             let port = address.rsplit_once(':').map_or("", |(_, port)| port);
             let at = if is_any(host(reached)) { format!("localhost:{port}") } else { address.clone() };
             let ca = directory.join("tls.crt");
-            format!("curl --cacert {} https://{at}/v1/models {header}", ca.display())
+            format!("curl --cacert {} https://{at}/v1/models {header}", shell_word(&ca))
         }
     }
 }
@@ -286,7 +287,7 @@ fn steps_here(config: &Path, curl: &str) -> Vec<String> {
     let named = if config == Path::new("bearward.yaml") {
         String::new()
     } else {
-        format!(" --config {}", config.display())
+        format!(" --config {}", shell_word(config))
     };
     vec![
         "bearward: next, with the secret in KEY:".to_owned(),

@@ -8,7 +8,7 @@ use crate::config::address::Address;
 use crate::config::decode::Decoder;
 use crate::config::fault::Position;
 use crate::config::field::{Described, Field, Flattened};
-use crate::config::form::{Form, boolean, is_off, list_of, off_or, path, text};
+use crate::config::form::{Form, boolean, is_off, list_of, off_or, secret_path, text};
 use crate::config::host::exact_host;
 use crate::config::listener::own_address;
 use crate::config::section::{nested, section};
@@ -46,7 +46,7 @@ section! {
         /// The file of the admin token. Changes need this token or a key with the permission
         /// `admin`. On an address other than loopback, every request except probes needs one of
         /// them.
-        token_file: Option<PathBuf> = path().optional();
+        token_file: Option<PathBuf> = secret_path().optional();
         /// Host names that requests to the admin listener may have, in addition to addresses and
         /// localhost. A request with any other Host is refused.
         hosts: Vec<String> = list_of(text(exact_host).shown()).or_default();

@@ -180,8 +180,8 @@ fn parse(path: &Path, source: &str, environment: Environment<'_>) -> Result<Conf
     match config {
         Some(mut config) if decoder.faults.is_empty() => {
             config.keys.path.reached_by(config.keys.redis.as_ref(), config.shared.as_ref());
-            let (store, positions) = (config.keys.path.path().to_owned(), decoder.context.named_files);
-            let named_files = NamedFiles { config: path.to_owned(), store, positions };
+            let (store, files) = (config.keys.path.path().to_owned(), decoder.context.named_files);
+            let named_files = NamedFiles { config: path.to_owned(), store, files };
             Ok(Config { named_files, ..config })
         }
         config => {

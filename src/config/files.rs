@@ -41,13 +41,23 @@ impl fmt::Debug for ReadFile {
     }
 }
 
-/// The files that a configuration names, with the position of each name.
+/// A file that a configuration names, and bearward reads.
+#[derive(Clone)]
+pub(crate) struct NamedFile {
+    pub(crate) path: PathBuf,
+    /// The position of the name in the configuration.
+    pub(crate) at: Position,
+    /// Whether the file has a secret, such as a key, a password or a token.
+    pub(crate) is_secret: bool,
+}
+
+/// The files that a configuration names.
 #[derive(Clone, Default)]
 pub(crate) struct NamedFiles {
     pub(crate) config: PathBuf,
     /// The path of the key store. Faults inside the store have positions in its own files.
     pub(crate) store: PathBuf,
-    pub(crate) positions: Vec<(PathBuf, Position)>,
+    pub(crate) files: Vec<NamedFile>,
 }
 
 impl NamedFiles {
@@ -55,9 +65,10 @@ impl NamedFiles {
     /// because most likely the name is wrong.
     pub(crate) fn placed(&self, faults: Faults) -> Faults {
         let placed = faults.0.into_iter().map(|fault| {
-            let named = self.positions.iter().find(|(path, _)| *path == fault.file && fault.at.line == 0);
-            let named = named.filter(|(path, _)| *path != self.store || regular_file::open(path).is_err());
-            let Some((path, at)) = named else { return fault };
+            let named = self.files.iter().find(|named| named.path == fault.file && fault.at.line == 0);
+            let named =
+                named.filter(|named| named.path != self.store || regular_file::open(&named.path).is_err());
+            let Some(NamedFile { path, at, .. }) = named else { return fault };
             let message = format!("{}: {}", path.display(), fault.message);
             Fault { file: self.config.clone(), at: *at, message, ..fault }
         });

@@ -107,6 +107,11 @@ pub(crate) fn path() -> Form<PathBuf> {
     text(|d, node| d.path(node))
 }
 
+/// Returns the `Form` of the path of a file that has a secret.
+pub(crate) fn secret_path() -> Form<PathBuf> {
+    text(|d, node| d.secret_path(node))
+}
+
 pub(crate) fn boolean() -> Form<bool> {
     Form::new(|d, node| d.boolean(node), || or_variable(json!({"type": "boolean"})))
         .written_as(|value| json!(value))

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::config::decode::Decoder;
 use crate::config::form::{
-    Form, duration, duration_of_at_least, list_of, non_empty, one_of, path, text, word,
+    Form, duration, duration_of_at_least, list_of, non_empty, one_of, path, secret_path, text, word,
 };
 use crate::config::identity::{Identity, claim, identities};
 use crate::config::section::{nested, section};
@@ -31,7 +31,7 @@ section! {
         ca: Option<PathBuf> = path().optional();
         /// A file whose content is sent to the issuer's server as `Authorization: Bearer`, read anew each
         /// time. The API server of Kubernetes asks for it.
-        token_file: Option<PathBuf> = path().optional();
+        token_file: Option<PathBuf> = secret_path().optional();
         /// The time limit of a request for the keys. No request of a client waits longer for them.
         timeout: Duration = timeout().or(Duration::from_secs(5));
         /// The signature algorithms that are accepted.

@@ -9,7 +9,7 @@ use crate::config::acme::Acme;
 use crate::config::address::Address;
 use crate::config::decode::Decoder;
 use crate::config::door::{self, Door, Served};
-use crate::config::form::{Form, boolean, duration_of_at_least, non_empty, one_of, path, text};
+use crate::config::form::{Form, boolean, duration_of_at_least, non_empty, one_of, path, secret_path, text};
 use crate::config::section::{fields_of, nested, section};
 use crate::config::tree::Node;
 
@@ -142,7 +142,7 @@ section! {
         /// The certificate chain, PEM, with the server's own certificate first.
         certificate: Option<PathBuf> = path().optional();
         /// The private key of the certificate, PEM.
-        private_key: Option<PathBuf> = path().optional();
+        private_key: Option<PathBuf> = secret_path().optional();
         /// Several certificates. The client's server name selects one, by default the first.
         certificates: Option<Vec<CertificatePair>> = non_empty(nested()).optional();
         /// A certificate that bearward gets from an authority, and renews, instead of one from a file.
@@ -157,7 +157,7 @@ section! {
         /// The certificate chain, PEM, with the server's own certificate first.
         certificate: PathBuf = path().required();
         /// The private key of the certificate, PEM.
-        private_key: PathBuf = path().required();
+        private_key: PathBuf = secret_path().required();
     }
 }
 

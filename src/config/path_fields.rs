@@ -172,11 +172,14 @@ fn each_path_is_relative_to_the_directory_of_the_configuration() {
         // Secrets are read at once, and only from the directory: the working directory has no such file.
         let config = Config::parse(&directory.path().join("bearward.yaml"), &source, &|_| None);
         let config = config.unwrap_or_else(|faults| panic!("{field}: {faults}"));
-        let is_named = config.named_files.positions.iter().any(|(path, _)| *path == file);
+        let named = config.named_files.files.iter().find(|named| named.path == file);
         let is_shown = format!("{config:?}").contains(file.to_str().unwrap());
-        let is_secret = field.ends_with(".file") && field != "auth.jwt.jwks.file";
-        assert!(is_shown || (is_secret && is_named), "{field}: {config:?}");
-        assert_eq!(is_named, !field.starts_with("log."), "{field}");
+        let is_read_at_once = field.ends_with(".file") && field != "auth.jwt.jwks.file";
+        assert!(is_shown || (is_read_at_once && named.is_some()), "{field}: {config:?}");
+        assert_eq!(named.is_none(), field.starts_with("log."), "{field}");
+        let holds_secret = ["_key", ".token_file", "keys.path"].iter().any(|end| field.ends_with(end));
+        let is_secret = named.is_some_and(|named| named.is_secret);
+        assert_eq!(is_secret, holds_secret || is_read_at_once, "{field}");
     }
 }
 

@@ -77,7 +77,7 @@ fn in_variable(d: &mut Decoder<'_>, node: &Node) -> Option<SecretValue> {
 }
 
 fn in_file(d: &mut Decoder<'_>, node: &Node) -> Option<SecretValue> {
-    let path = d.path(node)?;
+    let path = d.secret_path(node)?;
     match regular_file::read_text(&path) {
         Ok(value) => {
             let file = Some(ReadFile::new(&path, &value));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::config::decode::Decoder;
-use crate::config::form::{Form, duration_of_at_least, number, one_of, path, text, with};
+use crate::config::form::{Form, duration_of_at_least, number, one_of, path, secret_path, text, with};
 use crate::config::listener::CertificatePair;
 use crate::config::secret::{SecretValue, env_or_file};
 use crate::config::section::{fields_of, nested, section};
@@ -71,7 +71,7 @@ section! {
         /// The certificate that bearward shows to the server.
         client_certificate: Option<PathBuf> = path().optional();
         /// The private key of `client_certificate`.
-        client_key: Option<PathBuf> = path().optional();
+        client_key: Option<PathBuf> = secret_path().optional();
     }
 }
 

@@ -221,7 +221,7 @@ fn decode(d: &mut Decoder<'_>, node: &Node) -> Option<StorePlace> {
     }
     let text = d.word(node)?;
     if !is_url(&text) {
-        return d.path(node).map(StorePlace::Path);
+        return d.secret_path(node).map(StorePlace::Path);
     }
     match parse_urls(&text) {
         Ok(address) => Some(StorePlace::of(&text, address)),

@@ -10,7 +10,9 @@ use crate::config::credential::{UpstreamCredential, credential};
 use crate::config::decode::{Decoder, KnownUpstream};
 use crate::config::endpoint::{ConfiguredEndpoint, EndpointAddress, endpoints};
 use crate::config::fault::Position;
-use crate::config::form::{Form, boolean, duration, list_of, non_empty, number, one_of, path, text, word};
+use crate::config::form::{
+    Form, boolean, duration, list_of, non_empty, number, one_of, path, secret_path, text, word,
+};
 use crate::config::health::{HealthCheck, interval};
 use crate::config::listener::CertificatePair;
 use crate::config::model::{USAGE, Usage};
@@ -108,7 +110,7 @@ section! {
         /// The certificate that bearward shows to the upstream.
         client_certificate: Option<PathBuf> = path().optional();
         /// The private key of `client_certificate`.
-        client_key: Option<PathBuf> = path().optional();
+        client_key: Option<PathBuf> = secret_path().optional();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::key_store::{file, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
 use crate::regular_file;
+use crate::shell_word::shell_word;
 
 /// Returns the files of a directory, in the order of their names.
 pub(crate) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -76,7 +77,7 @@ fn none(directory: &Path, refused: Vec<Fault>) -> Faults {
         true => none,
         false => none.hint(format!(
             "`bearward keys create --keys {} --permissions read` makes one",
-            directory.display()
+            shell_word(directory)
         )),
     };
     Faults(std::iter::once(none).chain(refused).collect())

@@ -34,6 +34,7 @@ use crate::key_store::store::Store;
 use crate::key_store::{file, text, yaml};
 use crate::keys::id_secret::IdSecret;
 use crate::keys::record::KeyRecord;
+use crate::shell_word::shell_word;
 
 /// Returns the reason why this host can't change the store, if the reason is visible before a
 /// change is tried.
@@ -156,9 +157,10 @@ impl Editor {
         let path = self.store.path();
         match &self.store {
             Store::Text(_) => refused(format!(
-                "{} is a list of plain tokens, which has no permissions; `bearward keys import {0} --keys keys.yaml` makes a \
+                "{} is a list of plain tokens, which has no permissions; `bearward keys import {} --keys keys.yaml` makes a \
                  file of hashes of it, to which keys can be added",
-                path.display()
+                path.display(),
+                shell_word(path)
             )),
             Store::JsonLines(_) => lines::add(self.locked()?, path, records),
             Store::Redis(store) => store.add(records, self.may_begin),

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::bom;
 use crate::config::fault::Fault;
 use crate::regular_file;
+use crate::shell_word::shell_word;
 
 /// The size of the largest key file that is read as a whole, in bytes. A million keys should be
 /// stored as JSON Lines.
@@ -18,7 +19,7 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::unreadable(path, "the key file", error);
     match error.kind() {
         std::io::ErrorKind::NotFound => fault
-            .hint(format!("`bearward keys create --keys {} --permissions read` makes it", path.display())),
+            .hint(format!("`bearward keys create --keys {} --permissions read` makes it", shell_word(path))),
         _ => fault,
     }
 }

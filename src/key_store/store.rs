@@ -13,6 +13,7 @@ use crate::key_store::redis::RedisStore;
 use crate::key_store::{directory, jsonl, settle, text, yaml};
 use crate::keys::KeyRecord;
 use crate::keys::id_secret::IdSecret;
+use crate::shell_word::shell_word;
 
 /// The path of a store of keys, by the kind of the store.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ impl Store {
                 let hint = format!(
                     "`keys: {{allow_plaintext: true}}` or `run --allow-plaintext` allows it; better, `bearward keys import {} --keys keys.yaml` \
                      makes a file of hashes of it",
-                    path.display()
+                    shell_word(&path)
                 );
                 Err(Fault::of_file(
                     &path,

@@ -152,7 +152,8 @@ where
     S: AsyncRead + AsyncWrite + Peered + Unpin + Send + 'static,
 {
     let handshake = Box::pin(TlsAcceptor::from(tls.tls.config.clone()).accept(stream));
-    let shaken = in_time(handshake, limits, shutdown.clone()).await?;
+    let shaken =
+        in_time(handshake, limits, shutdown.clone()).await.inspect_err(|error| report(&peer, error))?;
     Ok(shaken.map(|stream| serve_shaken(stream, &tls, peer, limits, shutdown)))
 }
 
@@ -169,7 +170,10 @@ where
 {
     let shaken = {
         let handshake = Box::pin(authority::accept(stream, &tls.tls, &peer.gateway.acme));
-        in_time(handshake, limits, shutdown.clone()).await?.flatten()
+        in_time(handshake, limits, shutdown.clone())
+            .await
+            .inspect_err(|error| report(&peer, error))?
+            .flatten()
     };
     Ok(shaken.map(|stream| serve_shaken(stream, &tls, peer, limits, shutdown)))
 }
@@ -183,6 +187,21 @@ async fn in_time<T>(
     tokio::select! {
         shaken = timeout(limits.handshake_timeout, handshake) => Ok(Some(shaken??)),
         () = grace_is_over(shutdown) => Ok(None),
+    }
+}
+
+/// Tells the operator about a client that sent something else than TLS, such as a probe of a port that has got TLS
+/// since. Such a client sees no more than a closed connection.
+fn report(peer: &Peer, error: &io::Error) {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let is_no_tls =
+        matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)));
+    if is_no_tls && peer.edge.may_report() {
+        let client = peer.address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::warn!(
+            client,
+            "a client sent no TLS to a listener with `tls`: does its URL begin with https://?"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 
-/// Shortest time between two reports of connections that began without a PROXY header.
+/// Shortest time between two reports of connections that began without a PROXY header, or without TLS.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a listener does beside serving requests.
@@ -15,7 +15,7 @@ pub(crate) struct Edge {
     hsts: Option<HeaderValue>,
     /// The port to which requests are redirected whose Host has a port; `None` if they are served.
     pub(crate) redirects_to: Option<u16>,
-    /// When a connection without a PROXY header was last reported.
+    /// When a connection without a PROXY header, or without TLS, was last reported.
     reported: Mutex<Option<Instant>>,
 }
 

@@ -14,9 +14,11 @@ use std::path::{Component, Path, PathBuf};
 use procfs::process::{MountInfo, Process};
 
 use crate::config::Config;
+use crate::key_store::id_secret::file_beside;
 use crate::key_store::ownership::group_of_service;
 use crate::key_store::{Store, directory};
 use crate::plural::plural;
+use crate::shell_word::shell_word;
 use crate::unreadable::name_of_group;
 
 /// The maximum number of files that warnings of one kind name. A directory may have many.
@@ -27,7 +29,7 @@ const STICKY: u32 = 0o1000;
 /// Warnings about the files of a configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileWarnings {
-    /// Files that everybody can change, and so let himself in.
+    /// Files that everybody can change, and so let himself in, or pass for an upstream.
     pub(crate) alarms: Vec<String>,
     pub(crate) warnings: Vec<String>,
 }
@@ -46,17 +48,18 @@ impl FileWarnings {
         let open = files.changeable_directories().into_iter().filter(|path| !is_read_only(path));
         let mut alarms: Vec<String> = open
             .map(|path| {
-                let path = path.display();
+                let path = shell_word(path);
                 format!(
-                    "{path} is a directory that everybody on this machine can change: whoever replaces or adds a file there lets \
-                     himself in; `chmod 750 {path}`"
+                    "{path} is a directory that everybody on this machine can change: whoever replaces or adds a file there decides \
+                     whom bearward trusts; `chmod o-w {path}`"
                 )
             })
             .collect();
         alarms.extend(named(&changeable, "can be changed by everybody", |path| {
-            let path = path.display();
+            let mode = if files.secret.contains(path) { "640" } else { "644" };
+            let path = shell_word(path);
             format!(
-                "{path} can be changed by everybody on this machine: whoever changes it lets himself in; `chmod 640 {path}`"
+                "{path} can be changed by everybody on this machine: whoever changes it decides whom bearward trusts; `chmod {mode} {path}`"
             )
         }));
         let readable = files.secret.iter().map(PathBuf::as_path);
@@ -66,7 +69,7 @@ impl FileWarnings {
         let mut warnings = named(&readable, "can be read by everybody", |path| {
             let right = match is_read_only(path) {
                 true => "`defaultMode: 0440` with an `fsGroup`, if this is a mounted volume".to_owned(),
-                false => format!("`chmod 640 {}`", path.display()),
+                false => format!("`chmod 640 {}`", shell_word(path)),
             };
             format!("{} can be read by everybody on this machine; {right}", path.display())
         });
@@ -97,7 +100,7 @@ pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
     let paths: Vec<&Path> = files.all().filter(|path| is_left_to_root(path, group)).collect();
     let name = name_of_group(group);
     named(&paths, "can't be read by the group of their directory", |path| {
-        let (path, group) = (path.display(), &name);
+        let (path, group) = (shell_word(path), &name);
         format!(
             "{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`"
         )
@@ -137,8 +140,10 @@ struct Files {
     config: Option<PathBuf>,
     /// The key store as it is named: a file or a directory.
     store: PathBuf,
-    /// The files of the store, and the other secret files.
+    /// The files of the store, and the other files with a secret.
     secret: BTreeSet<PathBuf>,
+    /// The files without a secret that say whom bearward trusts: authorities, keys of issuers, lists of the denied.
+    public: BTreeSet<PathBuf>,
 }
 
 impl Files {
@@ -149,28 +154,30 @@ impl Files {
             true => directory::files(&store).unwrap_or_default(),
             false => vec![store.clone()],
         };
-        let token = config.admin.iter().filter_map(|admin| admin.token_file.clone());
-        let id_secret = config.keys.id_secret.as_ref().and_then(|secret| secret.file.as_ref());
-        let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let private = tls.flat_map(|tls| tls.files()).map(|pair| pair.private_key.clone());
-        let secret = of_store.into_iter().chain(token).chain(id_secret.map(|file| file.path.clone()));
+        let id_secret = Some(file_beside(&store)).filter(|path| path.is_file());
+        // Directories of state are named, too: bearward makes what is in them, for itself alone.
+        let named = |is_secret| {
+            let named = config.named_files.files.iter().filter(move |named| named.is_secret == is_secret);
+            named.map(|named| named.path.clone()).filter(|path| !path.is_dir())
+        };
         Files {
             config: config.source.as_ref().map(|source| source.path.clone()),
-            secret: secret.chain(private).collect(),
+            secret: of_store.into_iter().chain(id_secret).chain(named(true)).collect(),
+            public: named(false).collect(),
             store,
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &Path> {
-        self.config.iter().chain(&self.secret).map(PathBuf::as_path)
+        self.config.iter().chain(&self.secret).chain(&self.public).map(PathBuf::as_path)
     }
 
     /// Returns the paths that the configuration names, each of which could be a mount.
     fn named(&self) -> impl Iterator<Item = &Path> {
         let of_store = std::iter::once(&self.store).filter(|store| store.is_dir());
         let is_inside = |path: &&PathBuf| directory_of(path) == self.store;
-        let files = self.config.iter().chain(self.secret.iter().filter(move |path| !is_inside(path)));
-        files.chain(of_store).map(PathBuf::as_path)
+        let secret = self.secret.iter().filter(move |path| !is_inside(path));
+        self.config.iter().chain(secret).chain(&self.public).chain(of_store).map(PathBuf::as_path)
     }
 
     /// Returns the directories in which everybody can replace a file, or add one to the key store.
@@ -228,6 +235,9 @@ mod tests {
 
     use super::*;
 
+    /// Good enough for each kind of secret.
+    const SECRET: &str = "pF3kQ9vLx2Rt7Wm8Zc5Nb1Hy6Jd4Sg0aUeTo";
+
     /// A directory with a configuration whose key store is `store` in it.
     struct Case {
         root: tempfile::TempDir,
@@ -236,18 +246,26 @@ mod tests {
 
     impl Case {
         fn new(store: &str) -> Self {
+            Case::with(store, "", "upstreams: [{name: m, endpoints: ['http://127.0.0.1:1']}]\n")
+        }
+
+        /// A configuration with more in the section `keys`, and more sections. `DIR` stands for the directory; the
+        /// files in it that these name are there.
+        fn with(store: &str, of_keys: &str, sections: &str) -> Self {
             let root = tempfile::tempdir().unwrap();
-            let named = root.path().join("bearward.yaml");
             let text = format!(
-                "listeners: [{{address: 127.0.0.1:0}}]\nupstreams: [{{name: m, endpoints: [http://127.0.0.1:1]}}]\n\
-                 keys: {{path: {}}}\nadmin: {{address: 127.0.0.1:0, token_file: {}}}\nroutes: openai\n",
-                root.path().join(store).display(),
-                root.path().join("token").display()
+                "listeners: [{{address: 127.0.0.1:0}}]\nkeys: {{path: DIR/{store}, {of_keys}}}\n{sections}\
+                 admin: {{address: 127.0.0.1:0, token_file: DIR/token}}\nroutes: openai\n"
             );
-            fs::write(&named, text).unwrap();
-            let case = Case { config: Config::load(&named).unwrap(), root };
-            case.write("token", 0o600);
-            case
+            let named = text.split("DIR/").skip(1).filter_map(|rest| rest.split([',', '}', ' ']).next());
+            for name in named.filter(|name| *name != store || !of_keys.is_empty()) {
+                fs::write(root.path().join(name), SECRET).unwrap();
+                fs::set_permissions(root.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            let path = root.path().join("bearward.yaml");
+            fs::write(&path, text.replace("DIR", &root.path().display().to_string())).unwrap();
+            let config = Config::load(&path).unwrap_or_else(|faults| panic!("{faults}"));
+            Case { root, config }
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -325,6 +343,48 @@ mod tests {
             let read_only = mount(&case.path(""), "/", "ro", "ext4");
             assert_eq!(case.found(&read_only).alarms, [""; 0], "nobody can");
         }
+    }
+
+    #[test]
+    fn every_file_that_the_configuration_names_is_looked_at() {
+        let case = Case::with(
+            "keys.yaml",
+            "id_secret: {file: DIR/id}",
+            "upstreams: [{name: m, endpoints: ['https://a'], credential: {file: DIR/credential}, tls: {ca: DIR/ca.pem, \
+             client_certificate: DIR/client.pem, client_key: DIR/client.key}}]\n\
+             auth: {deny: DIR/denied.yaml, jwt: [{issuer: 'https://i', audience: a, jwks: {file: DIR/jwks.json}, \
+             identities: [{when: {sub: a}, permissions: [read]}]}]}\n",
+        );
+        let (secret, public) = (
+            ["keys.yaml", "id", "credential", "client.key"],
+            ["ca.pem", "client.pem", "denied.yaml", "jwks.json"],
+        );
+        for name in secret.iter().chain(&public) {
+            case.chmod(name, 0o644);
+        }
+        let found = case.found(&Mounts::default());
+        assert_eq!((found.alarms.len(), found.warnings.len()), (0, secret.len()), "{found:?}");
+        for name in secret {
+            let advice = format!("`chmod 640 {}`", case.path(name).display());
+            assert!(found.warnings.iter().any(|warning| warning.ends_with(&advice)), "{advice}: {found:?}");
+        }
+        for (name, mode) in secret.map(|name| (name, 640)).into_iter().chain(public.map(|name| (name, 644))) {
+            case.chmod(name, 0o646);
+            let advice = format!("`chmod {mode} {}`", case.path(name).display());
+            let found = case.found(&Mounts::default());
+            assert!(found.alarms.iter().any(|alarm| alarm.ends_with(&advice)), "{advice}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn no_name_of_a_file_is_a_part_of_an_advised_command() {
+        let case = Case::new("keys");
+        case.write("keys/$(reboot).yaml", 0o646);
+        let found = case.found(&Mounts::default());
+        assert!(
+            found.alarms[0].contains("`chmod 640 '/") && found.alarms[0].contains("$(reboot).yaml'`"),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, WINDOW_UPDATE, block, frame};
@@ -63,6 +63,24 @@ fn assert_bounded(sent: usize, requests: usize, (access, audit): &(String, Strin
         assert_eq!(reported + usize::try_from(more).unwrap(), requests, "none is forgotten");
         assert!(reported > 0 && more > 0, "{reported} and {more}");
     }
+}
+
+#[tokio::test]
+async fn clients_without_tls_at_a_listener_with_tls_are_told_of_once() {
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream).key("ci", "permissions: [read]").tls().start_binary().await;
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        stream.write_all(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _closed = in_time("the end", stream.read_to_end(&mut answer)).await;
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    }
+    let told =
+        || gateway.log().iter().filter(|line| line.contains("does its URL begin with https://?")).count();
+    eventually("the warning", || told() == 1).await;
+    assert_eq!(gateway.get("/v1/models", "ci").await.status, 200);
+    assert_eq!(told(), 1, "{:?}", gateway.log());
 }
 
 #[tokio::test]

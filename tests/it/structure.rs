@@ -56,6 +56,7 @@ const FLOORS: &[&[&str]] = &[
         "random_id",
         "redis_address",
         "redis_link",
+        "shell_word",
         "stamp",
         "system_authorities",
         "tap",

@@ -13,6 +13,7 @@ use crate::config::{Address, Config, EndpointAddress};
 use crate::key_store::edit;
 use crate::keys::KeyRecord;
 use crate::keys::token::Token;
+use crate::shell_word::shell_word;
 
 /// The sidecar of a Deployment.
 pub(super) struct Sidecar<'a> {
@@ -104,7 +105,7 @@ impl Sidecar<'_> {
             Some(namespace) => format!("kubectl -n {}", namespace.as_str()),
             None => "kubectl".to_owned(),
         };
-        let at = |file: &str| self.into.join(file).display().to_string();
+        let at = |file: &str| shell_word(&self.into.join(file));
         let keys = format!("create secret generic {name}-keys --from-file={}", at("keys"));
         let health = format!("{}{}", self.upstream, path_of_health(routes));
         vec![

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::shell_word::shell_word;
+
 /// The program, for a service, if it runs from a directory that a service can't see.
 pub(super) const BINARY: &str = "/usr/local/bin/bearward";
 
@@ -24,8 +26,7 @@ impl Service<'_> {
         let Service { directory, owned, installs, has_socket } = self;
         let mut steps = vec!["bearward: next, as root, with the secret in KEY:".to_owned()];
         if let Some(binary) = installs {
-            let binary = binary.display().to_string().replace('\'', r"'\''");
-            steps.push(format!("  install -m 0755 '{binary}' {BINARY}"));
+            steps.push(format!("  install -m 0755 {} {BINARY}", shell_word(binary)));
         }
         let units = if *has_socket { "bearward.socket bearward.service" } else { "bearward.service" };
         let of_directory = units.split(' ').map(|unit| directory.join(unit).display().to_string());

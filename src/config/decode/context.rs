@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use crate::config::address::Address;
 use crate::config::ambiguity::Ambiguity;
 use crate::config::fault::Position;
+use crate::config::files::NamedFile;
 
 #[derive(Default)]
 pub(crate) struct Context {
-    /// The files that bearward reads, with the position of each name in the configuration.
-    pub(crate) named_files: Vec<(PathBuf, Position)>,
+    /// The files that bearward reads.
+    pub(crate) named_files: Vec<NamedFile>,
     /// The files that bearward writes to, with the position of each name in the configuration.
     pub(crate) written_files: Vec<(PathBuf, Position)>,
     /// The addresses that bearward listens on.
@@ -29,7 +30,7 @@ impl Context {
     /// lines would destroy the content of such files.
     pub(super) fn overwritten(&self, file: &Path) -> Vec<Position> {
         let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let mut read: Vec<PathBuf> = self.named_files.iter().map(|(path, _)| resolved(path)).collect();
+        let mut read: Vec<PathBuf> = self.named_files.iter().map(|named| resolved(&named.path)).collect();
         read.push(resolved(file));
         let is_read = |path: &PathBuf| {
             let path = resolved(path);

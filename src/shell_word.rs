@@ -1,0 +1,39 @@
+//! Paths in commands that messages advise.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Returns a path as one word of a shell's command (POSIX, Shell Command Language, section 2.2): as it is if nothing in
+/// it means anything to a shell, else in quotes. So no name of a file becomes a part of a command that somebody copies.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    // A path has no NUL, which alone can't be quoted.
+    shlex::try_quote(&text).map_or_else(|_| String::new(), Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_one_word() {
+        for path in [
+            "/etc/bearward/keys.yaml",
+            "my keys/it's.yaml",
+            "$(touch /tmp/x)",
+            "a;b",
+            "`c`",
+            "~",
+            "é|\\",
+            "#",
+            "a\nb",
+        ] {
+            let script = format!("printf %s {}", shell_word(Path::new(path)));
+            let printed = Command::new("sh").args(["-c", &script]).output().unwrap().stdout;
+            assert_eq!(printed, path.as_bytes(), "{script}");
+        }
+        assert_eq!(shell_word(Path::new("/etc/bearward/keys.yaml")), "/etc/bearward/keys.yaml");
+    }
+}
