@@ -196,7 +196,7 @@ fn report(peer: &Peer, error: &io::Error) {
     let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let is_no_tls =
         matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)));
-    if is_no_tls && peer.edge.may_report() {
+    if is_no_tls && peer.edge.without_tls.is_due() {
         let client = peer.address.map(|address| address.to_string()).unwrap_or_default();
         tracing::warn!(
             client,

@@ -82,7 +82,7 @@ fn client_of(stated: Stated, balancer: Option<IpAddr>) -> Option<IpAddr> {
 /// Tells the operator about a connection without a header: most likely, the balancer does not send any. A
 /// balancer that connects and leaves, as for a health check, is not told of.
 fn report(peer: &Peer, error: &io::Error) {
-    if error.kind() == io::ErrorKind::UnexpectedEof || !peer.edge.may_report() {
+    if error.kind() == io::ErrorKind::UnexpectedEof || !peer.edge.without_header.is_due() {
         return;
     }
     let balancer = peer.address.map(|address| address.to_string()).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 
-/// Shortest time between two reports of connections that began without a PROXY header, or without TLS.
+/// Shortest time between two reports of one kind of fault.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a listener does beside serving requests.
@@ -15,8 +15,26 @@ pub(crate) struct Edge {
     hsts: Option<HeaderValue>,
     /// The port to which requests are redirected whose Host has a port; `None` if they are served.
     pub(crate) redirects_to: Option<u16>,
-    /// When a connection without a PROXY header, or without TLS, was last reported.
-    reported: Mutex<Option<Instant>>,
+    /// Reports of connections that began without a PROXY header.
+    pub(crate) without_header: Reports,
+    /// Reports of connections that began without TLS.
+    pub(crate) without_tls: Reports,
+}
+
+/// When a kind of fault was last reported.
+#[derive(Debug, Default)]
+pub(crate) struct Reports(Mutex<Option<Instant>>);
+
+impl Reports {
+    /// Whether the fault may be reported now. Returns `true` at most once in [`REPORT_INTERVAL`].
+    pub(crate) fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl Edge {
@@ -31,15 +49,5 @@ impl Edge {
         if let Some(hsts) = &self.hsts {
             headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
-    }
-
-    /// Whether a fault may be reported now. Returns `true` at most once in [`REPORT_INTERVAL`].
-    pub(crate) fn may_report(&self) -> bool {
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL);
-        if may {
-            *reported = Some(Instant::now());
-        }
-        may
     }
 }

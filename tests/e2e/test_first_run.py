@@ -8,6 +8,7 @@ import pathlib
 import pty
 import re
 import select
+import shlex
 import socket
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_the_request_that_init_names_is_one_to_the_address_of_the_listener(tmp_p
     ]:
         into = tmp_path / listen.replace(":", "-")
         done = init(tmp_path, "--upstream", "http://127.0.0.1:1", "--listen", listen, "--into", str(into))
-        assert done.returncode == 0 and asked.format(into / "tls.crt") in done.stderr, done.stderr
+        assert done.returncode == 0 and asked.format(shlex.quote(str(into / "tls.crt"))) in done.stderr, done.stderr
         assert "can't be asked what it is" in done.stderr and "set `routes`" in done.stderr
 
 

@@ -213,7 +213,7 @@ def test_an_empty_store_lets_nobody_in(redis, stub):
 
 def test_known_keys_go_on_without_the_server_until_max_stale(redis, stub):
     token = create(redis.url, "reader")
-    ends = keys("create", "--name", "ends", *READ, "--expires-in", "6s", url=redis.url)
+    ends = keys("create", "--name", "ends", *READ, "--expires-in", "10s", url=redis.url)
     with replicas(1, stub, redis.url) as [lasting], replicas(1, stub, redis.url, ", max_stale: 4s") as [strict]:
         assert are_all([lasting, strict], token, 200) and ask(lasting, ends)[0] == 200
         redis.kill()
