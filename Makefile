@@ -1,6 +1,6 @@
 # All commands for people and CI. Needs a Rust toolchain and, for `make test`, Python 3.
 .PHONY: demo recording test check audit unit e2e e2e-setup measure measure-keys measure-hostile measure-tokens measure-shared measure-state measure-queue measure-doors measure-edge measure-identities simulate-leases soak fuzz fuzz-llhttp clean help
-.PHONY: package test-package static test-static wheel test-wheel version sbom features
+.PHONY: package test-package static test-static wheel wheel-arm64 test-wheel version sbom features
 .PHONY: release bench bench-tools bench-setup bench-peers bench-instructions bench-curves bench-guards bench-observe bench-steps bench-keys
 .DEFAULT_GOAL := help
 
@@ -9,6 +9,11 @@ DENY_VERSION := 0.20.2
 CARGO_DEB_VERSION := 3.8.0
 CARGO_CYCLONEDX_VERSION := 0.5.9
 HOST = $(shell rustc --print host-tuple)
+ARM64 := aarch64-unknown-linux-gnu
+ifeq ($(shell uname -m),aarch64)
+include deploy/arm64.env
+export JEMALLOC_SYS_WITH_LG_PAGE JEMALLOC_SYS_WITH_MALLOC_CONF
+endif
 # Envoy's messages. The package has old ones of OpenTelemetry as well, so it has a directory of its own.
 XDS_PROTOS_VERSION := 1.85.0
 STREAM_MODULE := /usr/lib/nginx/modules/ngx_stream_module.so
@@ -148,9 +153,18 @@ target/profiled/bearward-static: Cargo.toml Cargo.lock bench/profile.py $(shell 
 wheel: $(VENV)/bin/python $(if $(BINARY),,target/profiled/bearward-static) ## A wheel for pip in dist/, with the static release; BINARY=target/… packs that one
 	deploy/python/build.sh $(or $(BINARY),target/profiled/bearward-static) $(VENV)/bin/python dist
 
+wheel-arm64: $(VENV)/bin/python ## The wheel for arm64, by Debian's cross compiler, and without a profile; QEMU runs its demo
+	@command -v aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null \
+		|| exec sh -c 'apt-get update && apt-get install -y gcc-aarch64-linux-gnu qemu-user-static'
+	rustup target add $(ARM64)
+	set -a; . ./deploy/arm64.env; RUSTFLAGS="-C target-feature=+crt-static -C linker=aarch64-linux-gnu-gcc" \
+		$(CARGO) build --locked --release --target $(ARM64) --target-dir target/static
+	deploy/python/build.sh target/static/$(ARM64)/release/bearward $(VENV)/bin/python dist qemu-aarch64-static
+	python3 tests/e2e/emulated_wheel.py dist/bearward-$$($(MAKE) --silent version)-*_aarch64.whl qemu-aarch64-static
+
 test-wheel: ## From the wheel in dist/ to the first answer, on a bare Debian 12; needs root
 	@command -v debootstrap >/dev/null || (apt-get update && apt-get install -y debootstrap)
-	python3 tests/e2e/bare_wheel.py $$(ls dist/bearward-$$($(MAKE) --silent version)-*.whl | head -1)
+	python3 tests/e2e/bare_wheel.py $$(ls dist/bearward-$$($(MAKE) --silent version)-*$$(uname -m).whl | head -1)
 
 $(VENV)/bin/python:
 	@python3 -m venv $(VENV) || (apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
@@ -165,6 +179,7 @@ package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=ta
 		"$$($(MAKE) --silent version)" "$$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
 		"$$(git log -1 --format=%aD 2>/dev/null || date -R)" >target/package/stage/changelog
 	@gzip -9n <CHANGELOG.md >target/package/stage/changelog.gz
+	@CARGO=$(CARGO) python3 deploy/licences.py | gzip -9n >target/package/stage/third-party.gz
 	$(TOOLS)/bin/cargo-deb --no-build --output target/package/bearward.deb
 
 $(TOOLS)/bin/cargo-deb:

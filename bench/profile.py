@@ -75,6 +75,7 @@ def ordering(order):
 
 def train(binary):
     """Runs each load once against the instrumented binary, on one worker."""
+    # Build scripts, which are instrumented, too, have written profiles of their own.
     shutil.rmtree(PROFILES, ignore_errors=True)
     os.environ["BEARWARD"] = str(binary)
     train_on(LOADS)
@@ -110,6 +111,8 @@ def main():
     else:
         print("building the instrumented binary (some minutes) …", file=sys.stderr)
         flags = f"-Cprofile-generate={PROFILES} -Cllvm-args=-pgo-temporal-instrumentation"
+        # What another build has left can't be merged with the profiles of this one.
+        shutil.rmtree(PROFILES, ignore_errors=True)
         instrumented = build(flags, WORK, is_static)
         print("collecting the profile:", file=sys.stderr)
         train(instrumented)

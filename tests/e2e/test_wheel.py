@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 
@@ -41,6 +42,10 @@ def test_a_wheel_holds_the_program_its_manual_and_the_licences(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for end in ("scripts/bearward", "share/man/man1/bearward.1", "licenses/LICENSE-MIT", "licenses/LICENSE-APACHE", "py.typed"):
         assert [name for name in names if name.endswith(end)], (end, names)
+    [others] = [name for name in names if name.endswith("licenses/THIRD-PARTY-LICENSES")]
+    text = zipfile.ZipFile(wheel).read(others).decode()
+    for crate, line in (("aws-lc-sys", "OpenSSL"), ("hyper", "Sean McArthur"), ("tikv-jemalloc-sys", "jemalloc")):
+        assert f"\n{crate} " in text and line in text, crate
     checked = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stdout
 
@@ -71,3 +76,13 @@ def test_the_program_is_found_where_pip_puts_it_for_other_targets(wheel, tmp_pat
         done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(package.parents[1]), "PATH": ""}, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0 and pathlib.Path(done.stdout.strip()).is_relative_to(place), done.stderr
         assert subprocess.run([done.stdout.strip(), "version"], capture_output=True, text=True).stdout == version()
+
+
+def test_the_allocator_of_arm64_differs_in_its_pages_alone():
+    lines = (ROOT / "deploy/arm64.env").read_text().splitlines()
+    of_arm64 = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    usual = tomllib.loads((ROOT / ".cargo/config.toml").read_text())["env"]["JEMALLOC_SYS_WITH_MALLOC_CONF"]
+    # Sixteen pages of 4 KiB are one of 64 KiB.
+    slabs = usual.replace("slab_sizes:8192-8192:16", "slab_sizes:8192-8192:1")
+    assert slabs != usual
+    assert of_arm64 == {"JEMALLOC_SYS_WITH_LG_PAGE": "16", "JEMALLOC_SYS_WITH_MALLOC_CONF": slabs}
