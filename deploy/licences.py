@@ -1,63 +1,89 @@
 """Writes the licences of all crates that are in the program, as text: deploy/licences.py >FILE
 
-A licence's text that several crates have is there once. Needs cargo, and the crates' sources as cargo keeps them.
+A text that several crates have is there once. Needs rustc, cargo, and the crates' sources as cargo keeps them.
 """
 
+import html
 import json
 import os
 import pathlib
 import re
 import subprocess
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CARGO = os.environ.get("CARGO", "cargo")
-# Names of files with a licence; a crate that holds a C library has the library's one directory below.
+# The machines of releases; what is only built on one of them is listed, too.
+TARGETS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
+# A crate that holds a C library has the library's licences in directories below.
 NAME = re.compile(r"(un)?licen[cs]e|copying|notice|copyright", re.IGNORECASE)
+SOURCES = {".rs", ".c", ".h", ".cc", ".go", ".py", ".pl", ".sh", ".js", ".json", ".toml", ".yml", ".patch"}
 LINE = "=" * 100
+# A crate without a file names its licence in Cargo.toml: then the text is that of bearward's own.
+OWN = {"MIT": ROOT / "LICENSE-MIT", "Apache-2.0": ROOT / "LICENSE-APACHE"}
+FOREWORD = """bearward contains Rust's standard library and these crates (name, version, licence as SPDX writes it), whose licences
+follow. A program that is linked statically contains the GNU C Library, too, which is under the LGPL-2.1-or-later: its
+source is at https://www.gnu.org/software/libc/ and at https://sources.debian.org/src/glibc/, and bearward's source
+links with any other version of it.
+"""
+
+
+def output(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def crates():
-    """The crates in the program, each with its version, its licence as SPDX has it, and its directory."""
-    host = subprocess.run(["rustc", "--print", "host-tuple"], capture_output=True, text=True, check=True).stdout.strip()
-    command = [CARGO, "metadata", "--format-version", "1", "--locked", "--filter-platform", host]
-    metadata = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    """The crates in the program, as cargo describes them."""
+    platforms = [word for target in TARGETS for word in ("--filter-platform", target)]
+    metadata = json.loads(output(CARGO, "metadata", "--format-version", "1", "--locked", *platforms))
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    root = metadata["resolve"]["root"]
-    found, left = set(), [root]
+    found, left = set(), [metadata["resolve"]["root"]]
     while left:
         for dependency in nodes[left.pop()]["deps"]:
-            # What only builds or tests the program is not in it.
-            is_in_program = any(kind["kind"] is None for kind in dependency["dep_kinds"])
+            kinds = {kind for target in packages[dependency["pkg"]]["targets"] for kind in target["kind"]}
+            # What builds or tests the program is not in it: build scripts, macros, and what only these use.
+            is_in_program = any(kind["kind"] is None for kind in dependency["dep_kinds"]) and "proc-macro" not in kinds
             if is_in_program and dependency["pkg"] not in found:
                 found.add(dependency["pkg"])
                 left.append(dependency["pkg"])
-    for package in sorted((packages[each] for each in found), key=lambda package: (package["name"], package["version"])):
-        yield package["name"], package["version"], package["license"], pathlib.Path(package["manifest_path"]).parent
+    return sorted((packages[each] for each in found), key=lambda package: (package["name"], package["version"]))
 
 
-def texts(directory):
-    """The texts of the licences in a crate."""
-    files = [file for pattern in ("*", "*/*") for file in sorted(directory.glob(pattern))]
-    for file in files:
-        if NAME.match(file.name) and file.is_file() and file.suffix not in {".rs", ".py", ".json", ".toml"}:
-            yield file.read_text(errors="replace").strip()
+def texts(package):
+    """The texts of the licences of a crate; fails if there is none."""
+    directory = pathlib.Path(package["manifest_path"]).parent
+    files = [file for file in sorted(directory.rglob("*")) if NAME.match(file.name) and file.is_file()]
+    found = [file.read_text(errors="replace").strip() for file in files if file.suffix not in SOURCES]
+    if found:
+        return found
+    [own] = [text for name, text in OWN.items() if name in package["license"]][:1]
+    authors = ", ".join(package["authors"]) or f"the authors of {package['name']}"
+    # The first lines name bearward.
+    return [f"Copyright (c) {authors}\n\n{own.read_text().split(chr(10) * 2, 2)[-1].strip()}"]
+
+
+def of_standard_library():
+    """The licences of Rust's standard library; where they are, if this toolchain has none."""
+    page = pathlib.Path(output("rustc", "--print", "sysroot").strip()) / "share/doc/rust/COPYRIGHT-library.html"
+    if not page.exists():
+        return "MIT OR Apache-2.0: https://github.com/rust-lang/rust/blob/main/COPYRIGHT"
+    text = html.unescape(re.sub(r"<[^>]*>", "", page.read_text()))
+    return re.sub(r"\n\s*\n+", "\n\n", text).strip()
 
 
 def main():
-    owners, names = {}, []
-    for name, version, licence, directory in crates():
-        names.append(f"{name} {version}: {licence}")
-        for text in texts(directory):
+    in_program = crates()
+    owners = {}
+    found = [("Rust's standard library", [of_standard_library()])]
+    found += [(f"{package['name']} {package['version']}", texts(package)) for package in in_program]
+    for name, of_crate in found:
+        for text in of_crate:
             # Copies differ in their line breaks and in how they are indented.
-            owners.setdefault(" ".join(text.split()), (text, []))[1].append(f"{name} {version}")
-    print("bearward holds these crates of Rust, each with its licence as SPDX names it:\n")
-    print("\n".join(names))
+            owners.setdefault(" ".join(text.split()), (text, []))[1].append(name)
+    print(FOREWORD)
+    print("\n".join(f"{package['name']} {package['version']}: {package['license']}" for package in in_program))
     for text, of in owners.values():
         print(f"\n{LINE}\n{', '.join(dict.fromkeys(of))}\n{LINE}\n\n{text}")
-    if not owners:
-        sys.exit("no text of a licence is found")
 
 
 if __name__ == "__main__":

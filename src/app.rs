@@ -401,7 +401,11 @@ fn bind_listeners(
     }
     let https_port = https_port(&listeners);
     for (bound, listener) in listeners.iter_mut().zip(&config.listeners) {
-        bound.set_edge(Edge::new(listener.hsts, listener.redirect_to_https.then_some(https_port)));
+        bound.set_edge(Edge::new(
+            listener.address.to_string(),
+            listener.hsts,
+            listener.redirect_to_https.then_some(https_port),
+        ));
     }
     Ok(listeners)
 }

@@ -73,7 +73,7 @@ pub use document::Config;
 pub(crate) use door::{Asker, Door, Unenforceable};
 pub(crate) use endpoint::{ConfiguredEndpoint, EndpointAddress};
 pub use fault::{Fault, Faults, Position};
-pub(crate) use files::ReadFile;
+pub(crate) use files::{Content, ReadFile};
 pub(crate) use group::{Group, is_group_name};
 pub(crate) use health::HealthCheck;
 pub(crate) use identity::{Condition, Identity};

@@ -100,7 +100,7 @@ impl<'a> Tables<'a> {
                 .filter(|form| !form.is_empty())
                 .collect();
             return match forms.as_slice() {
-                [number, size] if number == "a number" && size == "a size" => "a size".to_owned(),
+                [number, other] if number == "a number" && other.starts_with("a ") => other.clone(),
                 _ => forms.join(", or "),
             };
         }
@@ -115,7 +115,9 @@ impl<'a> Tables<'a> {
             (Some("boolean"), _) => "`true`, `false`".to_owned(),
             (Some("integer" | "number"), _) => "a number".to_owned(),
             (_, Some(pattern)) if pattern.contains("a-z") => "a duration".to_owned(),
-            (_, Some(_)) => "a size".to_owned(),
+            (_, Some(pattern)) if pattern.contains("B?") => "a size".to_owned(),
+            // Digits, and a suffix.
+            (_, Some(pattern)) if pattern.starts_with("^[0-9]+[k") => "a number, as in 100k".to_owned(),
             _ => "text".to_owned(),
         }
     }
@@ -208,6 +210,12 @@ fn routes() -> String {
          upstream. In a path, `*` matches within one segment and `**` matches across segments. HEAD is allowed where \
          GET is. A path with a slash at its end is decided as the path without it, and forwarded \
          unchanged. In a list of routes, an item `{{preset: NAME}}` inserts the set NAME.\n\n\
+         To close what needs nothing, put a route of your own before the set, and let the upstream's routes ignore a \
+         slash at the end, as those of the set do:\n\n\
+         ```yaml\n\
+         upstreams: [{{name: model, endpoints: [\"http://127.0.0.1:8000\"], paths: {{ignore_trailing_slash: true}}}}]\n\
+         routes:\n  - {{name: closed, paths: [/health, /ping], permission: read}}\n  - preset: vllm\n\
+         ```\n\n\
          Two sets have more rules. In `vllm`, the name of a model in a path may contain `%2F`, which vLLM \
          decodes to a slash. In `llama-cpp`, `X-Conversation-Id` is removed: llama-server continues to \
          generate for such a request when its client has left.\n\n\
@@ -256,6 +264,14 @@ fn the_reference_follows_from_the_code() {
     check(&root().join("docs/configuration.md"), &wrapped(&configuration()));
     check(&root().join("docs/errors.md"), &wrapped(&errors()));
     check(&root().join("docs/routes.md"), &wrapped(&routes()));
+}
+
+#[test]
+fn the_readme_names_every_error_code() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for code in Code::ALL {
+        assert!(readme.contains(&format!("`{}`", code.name())), "{}", code.name());
+    }
 }
 
 /// The content of config.example.yaml, parsed twice: as it is, and with the commented-out fields.

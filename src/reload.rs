@@ -10,6 +10,7 @@ mod current;
 mod file_access;
 mod files;
 mod handle;
+mod mounts;
 mod part;
 mod read;
 mod refusal;

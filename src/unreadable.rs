@@ -44,8 +44,8 @@ fn of_forbidden(path: &Path) -> Option<String> {
         .map(|inside| inside.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")));
     let closed = directory.unwrap_or(path);
     let found = fs::metadata(closed).ok()?;
-    let (bit, mode, verb) = if found.is_dir() { (0o010, 750, "enter") } else { (0o040, 640, "read") };
-    let (name, group) = (shell_word(closed), getegid().as_raw());
+    let (bit, mode, verb) = if found.is_dir() { (0o010, "g+x", "enter") } else { (0o040, "g+r", "read") };
+    let (shown, name, group) = (closed.display(), shell_word(closed), getegid().as_raw());
     let (owner, of_owner) = (name_of_user(found.uid()), name_of_group(found.gid()));
     let is_member = found.gid() == group
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == found.gid()));
@@ -67,7 +67,7 @@ fn of_forbidden(path: &Path) -> Option<String> {
         }
     };
     Some(format!(
-        "{name} is {owner}:{of_owner} with the mode {:04o}, and this runs as {}; {right}",
+        "{shown} is {owner}:{of_owner} with the mode {:04o}, and this runs as {}; {right}",
         found.mode() & 0o7777,
         name_of_user(geteuid().as_raw()),
     ))
@@ -147,7 +147,7 @@ mod tests {
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let told = advice(&path, &io::ErrorKind::PermissionDenied.into()).unwrap();
         assert!(told.contains(&format!("{} is ", path.display())), "{told}");
-        assert!(told.contains("with the mode 0600") && told.contains("chmod 640"), "{told}");
+        assert!(told.contains("with the mode 0600") && told.contains("chmod g+r"), "{told}");
         assert_eq!(advice(&path, &io::ErrorKind::InvalidData.into()), None);
         assert_eq!((name_of_user(0), name_of_group(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(name_of_group(u32::MAX), u32::MAX.to_string());

@@ -29,6 +29,7 @@ use crate::keys::rotation::{NotRotated, Rotation};
 use crate::keys::token::Token;
 use crate::net::body::IncomingBody;
 use crate::observe::audit::{KeyChange, Subject, changed};
+use crate::shell_word::shell_word;
 
 const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -245,7 +246,7 @@ fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
         EditError::Refused(message) => Denial::key_conflict(message),
         EditError::Unwritable { reason, .. } => {
-            let file = store.file_name().unwrap_or_default().to_string_lossy();
+            let file = shell_word(Path::new(store.file_name().unwrap_or_default()));
             let command = format!("bearward keys {command} --keys {file}");
             let hint = format!(
                 "Run the command on the file that the store is made of, and bring it here anew: of a mounted Secret, by `{}`",

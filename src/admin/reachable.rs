@@ -91,9 +91,10 @@ impl Reachable {
             *last = Some((Instant::now(), unreachable.clone()));
             unreachable
         });
-        // A look that panicked found nothing out, and so nobody is told that the upstreams can be reached.
-        let unknown = || Some(Unreachable { upstream: "unknown".to_owned(), reasons: Vec::new() });
-        looking.await.unwrap_or_else(|_| unknown())
+        // After a panic, nothing is known: then the server is not ready.
+        looking
+            .await
+            .unwrap_or_else(|_| Some(Unreachable { upstream: "unknown".to_owned(), reasons: Vec::new() }))
     }
 
     /// Whether the last check of the upstreams found each of them reachable; `true` before the first check has

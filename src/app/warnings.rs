@@ -70,8 +70,11 @@ fn of_state(config: &Config) -> Option<String> {
 /// Returns a warning if the key store holds keys as they are.
 fn of_plain_keys(config: &Config) -> Option<String> {
     let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
-    let path = shell_word(config.keys.path.path());
-    is_plain.then(|| format!("{path} holds keys as they are; `bearward keys import` makes hashes of them"))
+    let path = config.keys.path.path();
+    is_plain.then(|| {
+        let (shown, word) = (path.display(), shell_word(path));
+        format!("{shown} holds keys as they are; `bearward keys import {word} --keys keys.yaml` makes hashes of them")
+    })
 }
 
 /// Returns warnings about trusted networks that include all addresses. Any client could then choose

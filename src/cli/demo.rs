@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::hooks::Hooks;
 use crate::keys::token::Token;
 use crate::net::local::Local;
+use crate::shell_word::shell_word;
 
 #[derive(Debug, Args)]
 pub(super) struct Demo {
@@ -119,7 +120,7 @@ fn lines_to_try(address: &str, certificate: &Path, tokens: &[Token]) -> String {
         tokens.get(index).map(Token::reveal).unwrap_or_default()
     };
     let url = |path: &str| format!("https://{address}{path}");
-    let curl = format!("curl -sS --cacert {}", certificate.display());
+    let curl = format!("curl -sS --cacert {}", shell_word(certificate));
     let bearer = |name: &str| format!("-H 'Authorization: Bearer {}'", token(name));
     let chat = r#"-d '{"model": "demo", "messages": [{"role": "user", "content": "Who goes there?"}]}'"#;
     let stream = chat.replace("\"messages\"", "\"stream\": true, \"messages\"");

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::config::decode::Decoder;
 use crate::config::files::ReadFile;
-use crate::config::form::{Form, non_empty, one_of, path, text, word};
+use crate::config::form::{Form, non_empty, one_of, own_directory, path, text, word};
 use crate::config::secret::{SecretValue, env_or_file};
 use crate::config::section::{nested, section};
 use crate::config::tree::Node;
@@ -32,7 +32,7 @@ section! {
         ca: Option<PathBuf> = path().optional();
         /// The directory for the account and the certificates. bearward creates it, with mode 0700.
         /// Replicas with the same directory ask the authority once.
-        storage: PathBuf = path().written_as(|path| path.display().to_string().into()).or(STORAGE.into());
+        storage: PathBuf = own_directory().written_as(|path| path.display().to_string().into()).or(STORAGE.into());
         /// How the authority sees that the names belong to this server. `tls-alpn-01`: it connects to
         /// port 443, at which this listener has to be reached. `http-01`: it asks on port 80, at which
         /// a listener without `tls` has to be reached.

@@ -8,7 +8,7 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use crate::config::decode::Decoder;
-use crate::config::form::{Form, list_of, one_of, path, text};
+use crate::config::form::{Form, list_of, one_of, own_directory, text};
 use crate::config::quota::Unit;
 use crate::config::section::{nested, section};
 use crate::config::tree::Node;
@@ -18,7 +18,7 @@ section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub(crate) struct StateDirectory in "state" {
         /// The directory. bearward creates it, and keeps a journal in it. No other process may use it.
-        path: PathBuf = path().required();
+        path: PathBuf = own_directory().required();
     }
 }
 

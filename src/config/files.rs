@@ -41,14 +41,24 @@ impl fmt::Debug for ReadFile {
     }
 }
 
-/// A file that a configuration names, and bearward reads.
+/// What is in a file that a configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A key, a password or a token.
+    Secret,
+    /// What anybody may read, such as a certificate or the keys of an issuer.
+    Public,
+    /// It is a directory whose files bearward makes, for itself alone.
+    Own,
+}
+
+/// A file or directory that a configuration names, and bearward reads.
 #[derive(Clone)]
 pub(crate) struct NamedFile {
     pub(crate) path: PathBuf,
     /// The position of the name in the configuration.
     pub(crate) at: Position,
-    /// Whether the file has a secret, such as a key, a password or a token.
-    pub(crate) is_secret: bool,
+    pub(crate) content: Content,
 }
 
 /// The files that a configuration names.

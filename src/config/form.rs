@@ -112,6 +112,11 @@ pub(crate) fn secret_path() -> Form<PathBuf> {
     text(|d, node| d.secret_path(node))
 }
 
+/// Returns the `Form` of the path of a directory whose files bearward makes.
+pub(crate) fn own_directory() -> Form<PathBuf> {
+    text(|d, node| d.own_directory(node))
+}
+
 pub(crate) fn boolean() -> Form<bool> {
     Form::new(|d, node| d.boolean(node), || or_variable(json!({"type": "boolean"})))
         .written_as(|value| json!(value))

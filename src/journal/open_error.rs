@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::shell_word::shell_word;
+
 /// The reason why a journal could not be opened. Its message states the consequence and the
 /// correction. No file was changed, except if `System` says so.
 #[derive(Debug)]
@@ -62,9 +64,10 @@ impl fmt::Display for OpenError {
         match self {
             OpenError::InUse(directory) => write!(
                 f,
-                "another process uses the state directory {0} (`fuser {0}/lock` names it); give each bearward a \
+                "another process uses the state directory {0} (`fuser {1}` names it); give each bearward a \
                  `state.path` of its own, or stop the other process",
-                directory.display()
+                directory.display(),
+                shell_word(&directory.join("lock"))
             ),
             OpenError::Lost(directory) => write!(
                 f,

@@ -191,14 +191,16 @@ async fn in_time<T>(
 }
 
 /// Tells the operator about a client that sent something else than TLS, such as a probe of a port that has got TLS
-/// since. Such a client sees no more than a closed connection.
+/// since: such a client sees no more than a closed connection. It can be a scanner, too.
 fn report(peer: &Peer, error: &io::Error) {
     let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let is_no_tls =
         matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)));
     if is_no_tls && peer.edge.without_tls.is_due() {
         let client = peer.address.map(|address| address.to_string()).unwrap_or_default();
-        tracing::warn!(
+        let listener = peer.edge.listener.as_str();
+        tracing::info!(
+            listener,
             client,
             "a client sent no TLS to a listener with `tls`: does its URL begin with https://?"
         );

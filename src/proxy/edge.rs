@@ -11,6 +11,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// What a listener does beside serving requests.
 #[derive(Debug, Default)]
 pub(crate) struct Edge {
+    /// The address of the listener, for logs.
+    pub(crate) listener: String,
     /// The value of `Strict-Transport-Security` in each answer (RFC 6797, section 6.1).
     hsts: Option<HeaderValue>,
     /// The port to which requests are redirected whose Host has a port; `None` if they are served.
@@ -38,10 +40,10 @@ impl Reports {
 }
 
 impl Edge {
-    /// Makes what a listener does. `redirects_to`: the port of https, if the listener redirects.
-    pub(crate) fn new(hsts: Option<Duration>, redirects_to: Option<u16>) -> Self {
+    /// Makes what the listener at an address does. `redirects_to`: the port of https, if the listener redirects.
+    pub(crate) fn new(listener: String, hsts: Option<Duration>, redirects_to: Option<u16>) -> Self {
         let hsts = hsts.and_then(|time| HeaderValue::try_from(format!("max-age={}", time.as_secs())).ok());
-        Edge { hsts, redirects_to, ..Edge::default() }
+        Edge { listener, hsts, redirects_to, ..Edge::default() }
     }
 
     /// Writes what browsers are told of this listener into the headers of an answer.

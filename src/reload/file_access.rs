@@ -3,17 +3,18 @@
 //!
 //! Called at a start and by `bearward check`, and by the reloading thread, because permissions change with the
 //! files.
-//! Invariant: nothing is advised that would break a mounted Secret. The kubelet makes its files readable by all,
-//! and without an `fsGroup` the pod reads them as everybody does.
+//! Invariant: no advice takes the service's own access away. The kubelet makes the files of a mounted Secret
+//! readable by all, and without an `fsGroup` the pod reads them as everybody does: they get no warning.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use procfs::process::{MountInfo, Process};
+use rustix::process::{Gid, getegid, geteuid, getgroups};
 
-use crate::config::Config;
+use super::mounts::Mounts;
+use crate::config::{Config, Content};
 use crate::key_store::id_secret::file_beside;
 use crate::key_store::ownership::group_of_service;
 use crate::key_store::{Store, directory};
@@ -29,7 +30,7 @@ const STICKY: u32 = 0o1000;
 /// Warnings about the files of a configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileWarnings {
-    /// Files that everybody can change, and so let himself in, or pass for an upstream.
+    /// About files and directories that everybody can change.
     pub(crate) alarms: Vec<String>,
     pub(crate) warnings: Vec<String>,
 }
@@ -42,40 +43,26 @@ impl FileWarnings {
 
     fn with_mounts(config: &Config, mounts: &Mounts) -> Self {
         let files = Files::of(config);
-        let is_read_only = |path: &Path| mounts.of_file(path).is_some_and(is_read_only);
+        let is_changed_by_others =
+            |path: &Path| !mounts.are_read_only_at(path) && !mounts.are_of_pod_at(path);
         let changeable: Vec<&Path> =
-            files.all().filter(|path| has_mode(path, 0o002) && !is_read_only(path)).collect();
-        let open = files.changeable_directories().into_iter().filter(|path| !is_read_only(path));
-        let mut alarms: Vec<String> = open
-            .map(|path| {
-                let path = shell_word(path);
-                format!(
-                    "{path} is a directory that everybody on this machine can change: whoever replaces or adds a file there decides \
-                     whom bearward trusts; `chmod o-w {path}`"
-                )
-            })
-            .collect();
-        alarms.extend(named(&changeable, "can be changed by everybody", |path| {
-            let mode = if files.secret.contains(path) { "640" } else { "644" };
-            let path = shell_word(path);
-            format!(
-                "{path} can be changed by everybody on this machine: whoever changes it decides whom bearward trusts; `chmod {mode} {path}`"
-            )
-        }));
-        let readable = files.secret.iter().map(PathBuf::as_path);
-        let readable = readable.filter(|path| has_mode(path, 0o004) && !changeable.contains(path));
-        let is_of_kubelet = |path: &Path| mounts.of_file(path).is_some_and(is_read_only_memory);
-        let readable: Vec<&Path> = readable.filter(|path| !is_of_kubelet(path)).collect();
+            files.all().filter(|path| has_mode(path, 0o002) && is_changed_by_others(path)).collect();
+        let directories = files.changeable_directories();
+        let directories = directories.iter().map(PathBuf::as_path).filter(|path| is_changed_by_others(path));
+        let mut alarms: Vec<String> = directories.map(of_changeable_directory).collect();
+        alarms.extend(named(&changeable, "can be changed by everybody", of_changeable_file));
+        let secret = files.secret.iter().map(PathBuf::as_path);
+        let readable: Vec<&Path> =
+            secret.filter(|path| has_mode(path, 0o004) && !mounts.are_of_pod_at(path)).collect();
+        let group = files.group_of_service();
         let mut warnings = named(&readable, "can be read by everybody", |path| {
-            let right = match is_read_only(path) {
-                true => "`defaultMode: 0440` with an `fsGroup`, if this is a mounted volume".to_owned(),
-                false => format!("`chmod 640 {}`", shell_word(path)),
-            };
+            let right =
+                if mounts.are_read_only_at(path) { closed_elsewhere() } else { closed_here(path, group) };
             format!("{} can be read by everybody on this machine; {right}", path.display())
         });
         warnings.extend(files.named().filter(|path| mounts.hide_changes_of(path)).map(|path| {
             format!(
-                "{} is a mount by itself (subPath, or a single file): changes of it never arrive; mount its directory",
+                "{} is a mount by itself (subPath, or a single file): a file that replaces it never arrives; mount its directory",
                 path.display()
             )
         }));
@@ -91,18 +78,68 @@ impl FileWarnings {
     }
 }
 
+fn of_changeable_directory(path: &Path) -> String {
+    format!(
+        "{} is a directory that everybody on this machine can change: whoever replaces or adds a file there can let himself \
+         in, or redirect what bearward sends; `chmod o-w {}`",
+        path.display(),
+        shell_word(path)
+    )
+}
+
+fn of_changeable_file(path: &Path) -> String {
+    format!(
+        "{} can be changed by everybody on this machine: whoever changes it can let himself in, or redirect what bearward \
+         sends; `chmod o-w {}`",
+        path.display(),
+        shell_word(path)
+    )
+}
+
+/// Returns how a file with a secret is closed to others so that the service still reads it. `of_service`: the
+/// group of the service, if the directory of the configuration shows it.
+fn closed_here(path: &Path, of_service: Option<u32>) -> String {
+    let word = shell_word(path);
+    let Ok(file) = fs::metadata(path) else { return format!("`chmod o= {word}`") };
+    let is_read_by = |group: u32| file.gid() == group && file.mode() & 0o040 != 0;
+    let euid = geteuid();
+    let needed = match euid.is_root() {
+        true => of_service,
+        false if file.uid() == euid.as_raw() => None,
+        false => {
+            let own = getgroups().unwrap_or_default().into_iter().chain([getegid()]).map(Gid::as_raw);
+            (!own.into_iter().any(is_read_by)).then(|| getegid().as_raw())
+        }
+    };
+    match needed.filter(|group| !is_read_by(*group)) {
+        Some(group) => format!("`chgrp {} {word}; chmod g+r,o= {word}`", name_of_group(group)),
+        None if euid.is_root() && of_service.is_none() => {
+            format!("`chmod o= {word}`, where its owner or its group is that of the service")
+        }
+        None => format!("`chmod o= {word}`"),
+    }
+}
+
+/// Returns the same for a file on a mount that is read-only here.
+fn closed_elsewhere() -> String {
+    format!(
+        "where it is mounted from, let the user {} alone read it; of a volume of Kubernetes, `defaultMode: 0440` with an \
+         `fsGroup`",
+        geteuid().as_raw()
+    )
+}
+
 /// Returns warnings about files that root alone can read, where the directory of the configuration has the group of
 /// a service. Of interest to root only, who reads all files.
 pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
     let files = Files::of(config);
-    let directory = files.config.as_deref().and_then(|path| fs::metadata(directory_of(path)).ok());
-    let Some(group) = directory.and_then(|directory| group_of_service(&directory)) else { return Vec::new() };
+    let Some(group) = files.group_of_service() else { return Vec::new() };
     let paths: Vec<&Path> = files.all().filter(|path| is_left_to_root(path, group)).collect();
     let name = name_of_group(group);
     named(&paths, "can't be read by the group of their directory", |path| {
-        let (path, group) = (shell_word(path), &name);
+        let (shown, word) = (path.display(), shell_word(path));
         format!(
-            "{path}: the group {group} can't read it, as the service does; `chgrp {group} {path}; chmod 640 {path}`"
+            "{shown}: the group {name} can't read it, as the service does; `chgrp {name} {word}; chmod g+r {word}`"
         )
     })
 }
@@ -142,7 +179,7 @@ struct Files {
     store: PathBuf,
     /// The files of the store, and the other files with a secret.
     secret: BTreeSet<PathBuf>,
-    /// The files without a secret that say whom bearward trusts: authorities, keys of issuers, lists of the denied.
+    /// The other files, such as certificates, keys of issuers, and lists of the denied.
     public: BTreeSet<PathBuf>,
 }
 
@@ -155,17 +192,20 @@ impl Files {
             false => vec![store.clone()],
         };
         let id_secret = Some(file_beside(&store)).filter(|path| path.is_file());
-        // Directories of state are named, too: bearward makes what is in them, for itself alone.
-        let named = |is_secret| {
-            let named = config.named_files.files.iter().filter(move |named| named.is_secret == is_secret);
-            named.map(|named| named.path.clone()).filter(|path| !path.is_dir())
+        let named = |content| {
+            let named = config.named_files.files.iter().filter(move |named| named.content == content);
+            named.map(|named| named.path.clone())
         };
-        Files {
-            config: config.source.as_ref().map(|source| source.path.clone()),
-            secret: of_store.into_iter().chain(id_secret).chain(named(true)).collect(),
-            public: named(false).collect(),
-            store,
-        }
+        let secret = of_store.into_iter().chain(id_secret).chain(named(Content::Secret));
+        let secret: BTreeSet<PathBuf> = secret.filter(|path| !path.is_dir()).collect();
+        // A file may have a certificate and its key.
+        let public = named(Content::Public).filter(|path| !secret.contains(path)).collect();
+        Files { config: config.source.as_ref().map(|source| source.path.clone()), secret, public, store }
+    }
+
+    /// Returns the group of the service whose directory has the configuration.
+    fn group_of_service(&self) -> Option<u32> {
+        group_of_service(&fs::metadata(directory_of(self.config.as_deref()?)).ok()?)
     }
 
     fn all(&self) -> impl Iterator<Item = &Path> {
@@ -180,53 +220,18 @@ impl Files {
         self.config.iter().chain(secret).chain(&self.public).chain(of_store).map(PathBuf::as_path)
     }
 
-    /// Returns the directories in which everybody can replace a file, or add one to the key store.
-    fn changeable_directories(&self) -> BTreeSet<&Path> {
-        let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
-        let replaced = self.all().map(directory_of).filter(|path| mode(path) & (0o002 | STICKY) == 0o002);
-        let store = std::iter::once(self.store.as_path()).filter(|store| store.is_dir());
+    /// Returns the directories in which everybody can replace a file or the link to it, or add one to the key store.
+    fn changeable_directories(&self) -> BTreeSet<PathBuf> {
+        let mode = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.mode());
+        let of_file = |path: &Path| {
+            let of_target = path.canonicalize().ok().map(|path| directory_of(&path).to_owned());
+            [directory_of(path).canonicalize().ok(), of_target]
+        };
+        let replaced =
+            self.all().flat_map(of_file).flatten().filter(|path| mode(path) & (0o002 | STICKY) == 0o002);
+        let store = self.store.canonicalize().ok().filter(|store| store.is_dir());
         replaced.chain(store.filter(|path| mode(path) & 0o002 != 0)).collect()
     }
-}
-
-/// The mounts of this process (proc(5), `mountinfo`).
-#[derive(Default)]
-struct Mounts(Vec<MountInfo>);
-
-impl Mounts {
-    fn of_process() -> Self {
-        let mounts = Process::myself().and_then(|me| me.mountinfo());
-        Mounts(mounts.map(|mounts| mounts.into_iter().collect()).unwrap_or_default())
-    }
-
-    /// Returns the mount that a file is on: the innermost, and of several at one place the last.
-    fn of_file(&self, path: &Path) -> Option<&MountInfo> {
-        let path = path.canonicalize().ok()?;
-        let around = self.0.iter().filter(|mount| path.starts_with(&mount.mount_point));
-        around.max_by_key(|mount| mount.mount_point.components().count())
-    }
-
-    /// Whether a file is replaced somewhere else than here: it is a mount by itself, or it is on a mount of one
-    /// version of a volume (a subPath of a directory). The kubelet puts each version of a volume into a new
-    /// directory whose name begins with two dots. A directory that is a mount, such as a whole volume, shows
-    /// its changes.
-    fn hide_changes_of(&self, path: &Path) -> bool {
-        let Some(mount) = self.of_file(path) else { return false };
-        let is_of_version = Path::new(&mount.root).components().any(|part| match part {
-            Component::Normal(name) => name.as_encoded_bytes().starts_with(b".."),
-            _ => false,
-        });
-        is_of_version || (!path.is_dir() && path.canonicalize().is_ok_and(|path| path == mount.mount_point))
-    }
-}
-
-fn is_read_only(mount: &MountInfo) -> bool {
-    mount.mount_options.contains_key("ro")
-}
-
-/// Whether a mount is a Secret as the kubelet mounts it.
-fn is_read_only_memory(mount: &MountInfo) -> bool {
-    is_read_only(mount) && mount.fs_type == "tmpfs"
 }
 
 #[cfg(test)]
@@ -287,13 +292,6 @@ mod tests {
         }
     }
 
-    /// A mount at `point`, of the directory `root` of its file system.
-    fn mount(point: &Path, root: &str, options: &str, system: &str) -> Mounts {
-        let point = point.display();
-        let line = format!("36 35 0:50 {root} {point} {options} - {system} none rw");
-        Mounts(vec![MountInfo::from_line(&line).unwrap()])
-    }
-
     #[test]
     fn a_secret_mounted_as_a_directory_gets_no_warning() {
         let case = Case::new("keys");
@@ -301,8 +299,17 @@ mod tests {
         std::os::unix::fs::symlink("..2026_11_30", case.path("keys/..data")).unwrap();
         std::os::unix::fs::symlink("..data/checkout.yaml", case.path("keys/checkout.yaml")).unwrap();
         case.chmod("keys", 0o1777);
-        let secret = mount(&case.path("keys"), "/", "ro,relatime", "tmpfs");
+        let secret = Mounts::one(&case.path("keys"), "/", "ro,relatime", "tmpfs");
         assert_eq!(case.found(&secret), FileWarnings::default());
+        // An emptyDir into which another container of the pod writes them.
+        let volume = "/var/lib/kubelet/pods/1/volumes/kubernetes.io~empty-dir/keys";
+        assert_eq!(
+            case.found(&Mounts::one(&case.path("keys"), volume, "rw", "ext4")),
+            FileWarnings::default()
+        );
+        let in_memory = Mounts::one(&case.path("keys"), "/", "rw", "tmpfs");
+        assert_eq!(case.found(&in_memory).alarms.len(), 1, "a machine's /run is everybody's");
+        assert_eq!(case.found(&in_memory.in_pod()), FileWarnings::default());
         // The same files, where everybody on the machine sees them.
         let found = case.found(&Mounts::default());
         assert!(found.alarms[0].contains("keys is a directory that everybody"), "{found:?}");
@@ -313,11 +320,11 @@ mod tests {
     fn a_mounted_file_and_a_directory_of_one_version_hide_their_changes() {
         let (case, hides) = (Case::new("keys.yaml"), "is a mount by itself");
         case.write("keys.yaml", 0o600);
-        let found = case.found(&mount(&case.path("keys.yaml"), "/keys.yaml", "rw", "ext4"));
+        let found = case.found(&Mounts::one(&case.path("keys.yaml"), "/keys.yaml", "rw", "ext4"));
         assert!(found.warnings[0].contains("keys.yaml is a mount by itself"), "{found:?}");
         let case = Case::new("keys");
         case.write("keys/a.yaml", 0o600);
-        let of = |root: &str| case.found(&mount(&case.path("keys"), root, "ro", "tmpfs")).warnings;
+        let of = |root: &str| case.found(&Mounts::one(&case.path("keys"), root, "ro", "tmpfs")).warnings;
         assert_eq!(of("/"), [""; 0]);
         assert!(of("/..2026_11_30/team")[0].contains(hides));
     }
@@ -339,8 +346,8 @@ mod tests {
                 let text = format!("{name} can be changed by everybody");
                 assert!(found.alarms.iter().any(|alarm| alarm.contains(&text)), "{text}: {found:?}");
             }
-            assert_eq!((found.alarms.len(), found.warnings.len()), (3, 0), "{found:?}");
-            let read_only = mount(&case.path(""), "/", "ro", "ext4");
+            assert_eq!(found.alarms.len(), 3, "{found:?}");
+            let read_only = Mounts::one(&case.path(""), "/", "ro", "ext4");
             assert_eq!(case.found(&read_only).alarms, [""; 0], "nobody can");
         }
     }
@@ -365,15 +372,44 @@ mod tests {
         let found = case.found(&Mounts::default());
         assert_eq!((found.alarms.len(), found.warnings.len()), (0, secret.len()), "{found:?}");
         for name in secret {
-            let advice = format!("`chmod 640 {}`", case.path(name).display());
-            assert!(found.warnings.iter().any(|warning| warning.ends_with(&advice)), "{advice}: {found:?}");
+            let advice = format!("; `chmod o= {}`", case.path(name).display());
+            assert!(found.warnings.iter().any(|warning| warning.contains(&advice)), "{advice}: {found:?}");
         }
-        for (name, mode) in secret.map(|name| (name, 640)).into_iter().chain(public.map(|name| (name, 644))) {
+        for name in secret.into_iter().chain(public) {
             case.chmod(name, 0o646);
-            let advice = format!("`chmod {mode} {}`", case.path(name).display());
+            let advice = format!("`chmod o-w {}`", case.path(name).display());
             let found = case.found(&Mounts::default());
             assert!(found.alarms.iter().any(|alarm| alarm.ends_with(&advice)), "{advice}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_closed_so_that_the_service_still_reads_it() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let case = Case::new("keys.yaml");
+        case.write("keys.yaml", 0o644);
+        std::os::unix::fs::chown(case.path(""), None, Some(1)).unwrap();
+        case.chmod("", 0o750);
+        let (group, shown) = (name_of_group(1), case.path("keys.yaml").display().to_string());
+        let told = || case.found(&Mounts::default()).warnings.concat();
+        let advice = format!("`chgrp {group} {shown}; chmod g+r,o= {shown}`");
+        assert!(told().ends_with(&advice), "{}", told());
+        std::os::unix::fs::chown(case.path("keys.yaml"), None, Some(1)).unwrap();
+        assert!(told().ends_with(&format!("; `chmod o= {shown}`")), "{}", told());
+        let elsewhere = case.found(&Mounts::one(&case.path(""), "/", "ro", "ext4")).warnings.concat();
+        assert!(!elsewhere.contains("chmod") && elsewhere.contains("the user 0 alone"), "{elsewhere}");
+    }
+
+    #[test]
+    fn a_link_leads_to_a_directory_that_is_looked_at_too() {
+        let case = Case::new("keys.yaml");
+        case.write("open/keys.yaml", 0o600);
+        case.chmod("open", 0o777);
+        std::os::unix::fs::symlink("open/keys.yaml", case.path("keys.yaml")).unwrap();
+        let found = case.found(&Mounts::default());
+        assert!(found.alarms.concat().contains("open is a directory that everybody"), "{found:?}");
     }
 
     #[test]
@@ -382,7 +418,7 @@ mod tests {
         case.write("keys/$(reboot).yaml", 0o646);
         let found = case.found(&Mounts::default());
         assert!(
-            found.alarms[0].contains("`chmod 640 '/") && found.alarms[0].contains("$(reboot).yaml'`"),
+            found.alarms[0].contains("`chmod o-w '/") && found.alarms[0].contains("$(reboot).yaml'`"),
             "{found:?}"
         );
     }
@@ -412,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_file_of_root_alone_in_a_directory_of_the_services_group_is_told() {
-        if !rustix::process::geteuid().is_root() {
+        if !geteuid().is_root() {
             return;
         }
         let case = Case::new("keys.yaml");
@@ -424,7 +460,7 @@ mod tests {
         assert_eq!(told(), [""; 0], "the group is root's");
         std::os::unix::fs::chown(case.path(""), None, Some(1)).unwrap();
         let (group, shown) = (name_of_group(1), path.display());
-        let advice = format!("`chgrp {group} {shown}; chmod 640 {shown}`");
+        let advice = format!("`chgrp {group} {shown}; chmod g+r {shown}`");
         assert_eq!(
             told(),
             [format!("{shown}: the group {group} can't read it, as the service does; {advice}")]

@@ -6,6 +6,7 @@ Called by `make test-wheel`. Needs root and debootstrap, as the test of the pack
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 from package import ROOT, base, overlay, run
@@ -29,11 +30,14 @@ def main(wheel):
         run(*chroot, "/opt/bearward/bin/pip", "install", "--quiet", "--no-index", f"/tmp/{wheel.name}")
         installed = time.monotonic() - began
         demo = subprocess.Popen([*chroot, "/opt/bearward/bin/bearward", "demo"], stdout=subprocess.PIPE, text=True)
+        # The demo goes on, so its output has no end.
+        limit = threading.Timer(10 * MOST_SECONDS, demo.terminate)
+        limit.start()
         try:
-            # The demo goes on, so its output has no end.
             assert any(answers(demo.pid, root, line) for line in iter(demo.stdout.readline, ""))
             seconds = time.monotonic() - began
         finally:
+            limit.cancel()
             demo.terminate()
             demo.wait()
     size = wheel.stat().st_size

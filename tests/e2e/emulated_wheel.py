@@ -4,7 +4,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
+
+MOST_SECONDS = 120
 
 
 def main(wheel, emulator):
@@ -15,10 +18,13 @@ def main(wheel, emulator):
         command = [emulator, program]
         print(subprocess.run([*command, "version"], capture_output=True, text=True, check=True).stdout.strip())
         demo = subprocess.Popen([*command, "demo"], stdout=subprocess.PIPE, text=True)
+        # The demo goes on, so its output has no end.
+        limit = threading.Timer(MOST_SECONDS, demo.terminate)
+        limit.start()
         try:
-            # The demo goes on, so its output has no end.
             assert any(answers(line) for line in iter(demo.stdout.readline, ""))
         finally:
+            limit.cancel()
             demo.terminate()
             demo.wait()
     print(f"{pathlib.Path(wheel).name}: {pathlib.Path(wheel).stat().st_size / 1e6:.1f} MB; its demo answers with 200")

@@ -127,15 +127,19 @@ def installed(root, deb):
     uid = int(inside(root, "id", "-u", user).stdout)
     gid = int(inside(root, "id", "-g", user).stdout)
     assert 0 < uid < 1000 and f"{user}:x:{uid}:{gid}:" in (root / "etc/passwd").read_text()
-    for path, mode in (("etc/bearward", 0o40750), ("etc/bearward/config.yaml", 0o100640), ("etc/bearward/keys.yaml", 0o100640)):
+    files = {"config.yaml": 0o100640, "keys.yaml": 0o100640, ".bearward-id-secret": 0o100640}
+    for path, mode in {"etc/bearward": 0o40750, **{f"etc/bearward/{name}": mode for name, mode in files.items()}}.items():
         status = (root / path).stat()
         assert (status.st_uid, status.st_gid, status.st_mode) == (0, gid, mode), path
     for path in (
         "usr/share/man/man1/bearward.1.gz",
         "usr/share/bash-completion/completions/bearward",
         "usr/share/doc/bearward/copyright",
+        "usr/share/doc/bearward/third-party.gz",
+        # As long as bearward makes one.
+        "etc/bearward/.bearward-id-secret",
     ):
-        assert (root / path).stat().st_size > 100, path
+        assert (root / path).stat().st_size > 42, path
     return unit
 
 

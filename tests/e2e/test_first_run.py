@@ -104,6 +104,22 @@ def test_the_request_that_init_names_is_one_to_the_address_of_the_listener(tmp_p
         assert "can't be asked what it is" in done.stderr and "set `routes`" in done.stderr
 
 
+def test_init_for_ollama_names_the_host_that_ollama_answers(tmp_path):
+    for routes, host in (("ollama", "localhost"), ("vllm", None)):
+        into = tmp_path / routes
+        args = ["--upstream", "http://127.0.0.1:11434", "--routes", routes, "--into", str(into)]
+        assert init(tmp_path, *args).returncode == 0
+        config = yaml.safe_load((into / "bearward.yaml").read_text())
+        assert config["upstreams"][0].get("host") == host
+        into = tmp_path / f"{routes}-sidecar"
+        args[-1] = str(into)
+        assert init(tmp_path, "--for", "kubernetes", "--deployment", "model", *args).returncode == 0
+        objects = list(yaml.safe_load_all((into / "kubernetes.yaml").read_text()))
+        [text] = [value for item in objects if item["kind"] == "ConfigMap" for value in item["data"].values()]
+        upstream = yaml.safe_load(text)["upstreams"][0]
+        assert upstream.get("host") == host and upstream["endpoints"] == ["http://127.0.0.1:11434"]
+
+
 @pytest.mark.parametrize("name", ["bearward.yaml", "keys.yaml"])
 def test_init_overwrites_nothing(tmp_path, name):
     (tmp_path / name).write_text("mine")

@@ -41,7 +41,7 @@ def test_a_file_that_may_not_be_read_is_told_with_its_owner_and_a_remedy(etc, na
     os.chmod(etc / name, 0o600)
     check = run("check", "--config", etc / "config.yaml", user=NOBODY)
     assert check.returncode == 78 and "Permission denied" in check.stderr, check.stderr
-    assert f"{etc}/{name} is root:root with the mode 0600" in check.stderr and "chmod 640" in check.stderr, check.stderr
+    assert f"{etc}/{name} is root:root with the mode 0600" in check.stderr and "chmod g+r" in check.stderr, check.stderr
     assert "keys create" not in check.stderr
 
 

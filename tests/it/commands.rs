@@ -241,7 +241,7 @@ fn root_is_told_of_files_that_the_services_group_cant_read() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let told = check();
-    assert!(told.contains("keys.yaml: the group ") && told.contains("chmod 640"), "{told}");
+    assert!(told.contains("keys.yaml: the group ") && told.contains("chmod g+r"), "{told}");
     std::os::unix::fs::chown(&keys, None, Some(1)).unwrap();
     std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o640)).unwrap();
     let told = check();

@@ -48,6 +48,26 @@ async fn status(gateway: &Running, line: &str, key: &str, fields: &str) -> u16 {
 }
 
 #[tokio::test]
+async fn routes_by_the_documentation_close_what_a_set_leaves_open() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routes.md")).unwrap();
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let (upstreams, routes) = rest.split_once("```").unwrap().0.split_once("routes:").unwrap();
+    let paths = upstreams.trim().split_once("paths: ").unwrap().1.strip_suffix("}]").unwrap();
+    let upstream = Upstream::answering(answer_of("hi")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .upstream(&format!("paths: {paths}"))
+        .key("reader", "permissions: [read]")
+        .config(&format!("routes:{routes}"))
+        .start()
+        .await;
+    for path in ["/health", "/health/", "/ping", "/ping/"] {
+        let line = format!("GET {path}");
+        assert_eq!(status(&gateway, &line, "", "").await, 401, "{line}");
+        assert_eq!(status(&gateway, &line, "reader", "").await, 200, "{line}");
+    }
+}
+
+#[tokio::test]
 async fn what_may_stand_raw_in_a_path_is_decided_and_forwarded_in_one_form() {
     let upstream = Upstream::answering(answer_of("hi")).await;
     let gateway = in_front_of(

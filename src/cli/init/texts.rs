@@ -47,7 +47,8 @@ pub(super) fn configuration(
     );
     format!(
         "# bearward's configuration. `bearward check` reports every fault of it, and `bearward schema` describes it. A
-# change takes effect within a second, but for `listeners` and `admin`, which need a restart.
+# change takes effect within a second, except of fields that need a restart, such as `listeners` and `admin`, which
+# `bearward reload` names.
 listeners:
   - address: {address}{tls}
 
@@ -63,7 +64,7 @@ keys:
 # somebody can.
 upstreams:
   - name: model
-    endpoints: [{upstream}]
+    endpoints: [{upstream}]{host}
 
 # What clients may ask for: {presets}, or routes of your own.
 routes: {routes}
@@ -75,7 +76,14 @@ routes: {routes}
         presets = Preset::ALL.map(|(name, _)| name).join(", "),
         routes = routes.name(),
         upstream = quoted(&upstream.to_string()),
+        host = host_for(routes),
     )
+}
+
+/// Returns the `host` of an upstream for a kind of server. On loopback, Ollama answers 403 to requests that name
+/// another host than one of its machine's own.
+fn host_for(routes: Preset) -> &'static str {
+    if routes == Preset::Ollama { "\n    host: localhost" } else { "" }
 }
 
 /// Returns a text as YAML in double quotes, which JSON's are too.
@@ -109,7 +117,10 @@ impl Manifest<'_> {
     /// Returns bearward's configuration.
     pub(super) fn configuration(&self) -> String {
         SIDECAR_CONFIG
-            .replace("http://127.0.0.1:8000", &quoted(&self.upstream.to_string()))
+            .replace(
+                "[http://127.0.0.1:8000]",
+                &format!("[{}]{}", quoted(&self.upstream.to_string()), host_for(self.routes)),
+            )
             .replace("routes: llama-cpp", &format!("routes: {}", self.routes.name()))
     }
 

@@ -10,7 +10,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::decoder::{Decoder, nearest};
 use crate::config::beside::beside;
-use crate::config::files::NamedFile;
+use crate::config::files::{Content, NamedFile};
 use crate::config::network::{NetworkFault, network_of};
 use crate::config::tree::Node;
 
@@ -28,18 +28,23 @@ impl Decoder<'_> {
     /// Decodes the path of a file that bearward reads, and that has no secret. A relative path begins at the
     /// directory of the file that is decoded ([`beside`]).
     pub(crate) fn path(&mut self, node: &Node) -> Option<PathBuf> {
-        self.named_file(node, false)
+        self.named_file(node, Content::Public)
     }
 
     /// Decodes the path of a file that has a secret, such as a key, a password or a token. A relative path begins
     /// as in [`Decoder::path`].
     pub(crate) fn secret_path(&mut self, node: &Node) -> Option<PathBuf> {
-        self.named_file(node, true)
+        self.named_file(node, Content::Secret)
     }
 
-    fn named_file(&mut self, node: &Node, is_secret: bool) -> Option<PathBuf> {
+    /// Decodes the path of a directory whose files bearward makes. A relative path begins as in [`Decoder::path`].
+    pub(crate) fn own_directory(&mut self, node: &Node) -> Option<PathBuf> {
+        self.named_file(node, Content::Own)
+    }
+
+    fn named_file(&mut self, node: &Node, content: Content) -> Option<PathBuf> {
         let path = beside(self.file(), &self.word(node)?);
-        self.context.named_files.push(NamedFile { path: path.clone(), at: node.at, is_secret });
+        self.context.named_files.push(NamedFile { path: path.clone(), at: node.at, content });
         Some(path)
     }
 

@@ -15,6 +15,8 @@ use rustix::fs::{Gid, OFlags, Uid};
 
 use super::error::{EditError, in_words, refused};
 
+use crate::shell_word::shell_word;
+
 /// The name of the lock file. While the lock is held, the lock file is in the directory of the
 /// keys.
 const NAME: &str = ".bearward.lock";
@@ -123,9 +125,10 @@ fn await_lock(lock: &File, path: &Path, until: Instant) -> Result<(), EditError>
             Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(INTERVAL),
             Err(TryLockError::WouldBlock) => {
                 return refused(format!(
-                    "another command has held {} locked for {} seconds (`fuser {0}` names it); nothing was changed",
+                    "another command has held {} locked for {} seconds (`fuser {}` names it); nothing was changed",
                     path.display(),
-                    PATIENCE.as_secs()
+                    PATIENCE.as_secs(),
+                    shell_word(path)
                 ));
             }
             Err(TryLockError::Error(error)) => return Err(in_words("lock", path, &error)),
