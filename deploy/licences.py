@@ -56,10 +56,13 @@ def texts(package):
     found = [file.read_text(errors="replace").strip() for file in files if file.suffix not in SOURCES]
     if found:
         return found
-    [own] = [text for name, text in OWN.items() if name in package["license"]][:1]
+    named = re.split(r"[^\w.-]+", package["license"])
+    [own] = [text for name, text in OWN.items() if name in named][:1]
     authors = ", ".join(package["authors"]) or f"the authors of {package['name']}"
-    # The first lines name bearward.
-    return [f"Copyright (c) {authors}\n\n{own.read_text().split(chr(10) * 2, 2)[-1].strip()}"]
+    text = own.read_text()
+    # The first lines of the MIT licence name bearward.
+    text = text.split("\n\n", 2)[-1] if own == OWN["MIT"] else text
+    return [f"Copyright (c) {authors}\n\n{text.strip()}"]
 
 
 def of_standard_library():

@@ -1,16 +1,20 @@
-//! Paths in commands that messages advise.
+//! Paths in messages, and in the commands that these advise.
 
 use std::borrow::Cow;
 use std::path::Path;
 
+/// Returns a path for a message, with `?` for each control character, by which a name could mislead a terminal.
+pub(crate) fn shown(path: &Path) -> String {
+    path.to_string_lossy().replace(char::is_control, "?")
+}
+
 /// Returns a path as one word of a shell's command (POSIX, Shell Command Language, section 2.2): as it is if nothing in
 /// it means anything to a shell, else in quotes. So no name of a file becomes a part of a command that somebody copies,
-/// nor an option of the command. A name with control characters, which can mislead a terminal, has `?` for each of
-/// them: the command then finds no such file.
+/// nor an option of the command. With [`shown`]'s `?` for control characters, the command finds no such file.
 pub(crate) fn shell_word(path: &Path) -> String {
     let begins_as_option = path.as_os_str().as_encoded_bytes().starts_with(b"-");
     let path = if begins_as_option { Cow::Owned(Path::new(".").join(path)) } else { Cow::Borrowed(path) };
-    let text = path.to_string_lossy().replace(char::is_control, "?");
+    let text = shown(&path);
     // Without a NUL, everything can be quoted.
     shlex::try_quote(&text).map_or_else(|_| String::new(), Cow::into_owned)
 }

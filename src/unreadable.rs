@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::regular_file;
-use crate::shell_word::shell_word;
+use crate::shell_word::{shell_word, shown};
 
 /// Returns what to do about a file that can't be read, where the system's error shows it: the file does not exist,
 /// or this user may not read it.
@@ -44,12 +44,17 @@ fn of_forbidden(path: &Path) -> Option<String> {
         .map(|inside| inside.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")));
     let closed = directory.unwrap_or(path);
     let found = fs::metadata(closed).ok()?;
-    let (bit, mode, verb) = if found.is_dir() { (0o010, "g+x", "enter") } else { (0o040, "g+r", "read") };
-    let (shown, name, group) = (closed.display(), shell_word(closed), getegid().as_raw());
+    let (bit, mode, verb) = match found.is_dir() {
+        // A key store: its directory can be entered, and not listed.
+        true if closed == path => (0o050, "g+rx", "list"),
+        true => (0o010, "g+x", "enter"),
+        false => (0o040, "g+r", "read"),
+    };
+    let (shown, name, group) = (shown(closed), shell_word(closed), getegid().as_raw());
     let (owner, of_owner) = (name_of_user(found.uid()), name_of_group(found.gid()));
     let is_member = found.gid() == group
         || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == found.gid()));
-    let right = match (found.mode() & bit != 0, is_member) {
+    let right = match (found.mode() & bit == bit, is_member) {
         _ if !is_for_this_file(path, closed) || found.mode() & 0o777 == 0 => {
             "move the file to a directory of bearward's own, or run a command about it as root".to_owned()
         }
@@ -62,7 +67,7 @@ fn of_forbidden(path: &Path) -> Option<String> {
         (false, false) => {
             let group = name_of_group(group);
             format!(
-                "run it as root, or let the group {group} {verb} it: `chgrp {group} {name}; chmod {mode} {name}`"
+                "run it as root, or let the group {group} {verb} it: `chgrp {group} {name} && chmod {mode} {name}`"
             )
         }
     };
@@ -148,6 +153,8 @@ mod tests {
         let told = advice(&path, &io::ErrorKind::PermissionDenied.into()).unwrap();
         assert!(told.contains(&format!("{} is ", path.display())), "{told}");
         assert!(told.contains("with the mode 0600") && told.contains("chmod g+r"), "{told}");
+        let told = advice(directory.path(), &io::ErrorKind::PermissionDenied.into()).unwrap();
+        assert!(told.contains("chmod g+rx"), "the directory of a key store is listed: {told}");
         assert_eq!(advice(&path, &io::ErrorKind::InvalidData.into()), None);
         assert_eq!((name_of_user(0), name_of_group(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(name_of_group(u32::MAX), u32::MAX.to_string());

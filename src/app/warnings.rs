@@ -18,7 +18,7 @@ use crate::net::tls::ListenerTls;
 use crate::plural::plural;
 use crate::regular_file;
 use crate::route::Shadow;
-use crate::shell_word::shell_word;
+use crate::shell_word::{shell_word, shown};
 use crate::snapshot::Snapshot;
 
 /// The maximum number of warnings about keys that are reported one by one, and likewise of warnings
@@ -72,8 +72,8 @@ fn of_plain_keys(config: &Config) -> Option<String> {
     let is_plain = matches!(Store::at(&config.keys.path), Ok(Store::Text(_)));
     let path = config.keys.path.path();
     is_plain.then(|| {
-        let (shown, word) = (path.display(), shell_word(path));
-        format!("{shown} holds keys as they are; `bearward keys import {word} --keys keys.yaml` makes hashes of them")
+        let (file, word) = (shown(path), shell_word(path));
+        format!("{file} holds keys as they are; `bearward keys import {word} --keys keys.yaml` makes hashes of them")
     })
 }
 

@@ -19,7 +19,7 @@ use crate::key_store::id_secret::file_beside;
 use crate::key_store::ownership::group_of_service;
 use crate::key_store::{Store, directory};
 use crate::plural::plural;
-use crate::shell_word::shell_word;
+use crate::shell_word::{shell_word, shown};
 use crate::unreadable::name_of_group;
 
 /// The maximum number of files that warnings of one kind name. A directory may have many.
@@ -56,14 +56,17 @@ impl FileWarnings {
             secret.filter(|path| has_mode(path, 0o004) && !mounts.are_of_pod_at(path)).collect();
         let group = files.group_of_service();
         let mut warnings = named(&readable, "can be read by everybody", |path| {
-            let right =
-                if mounts.are_read_only_at(path) { closed_elsewhere() } else { closed_here(path, group) };
-            format!("{} can be read by everybody on this machine; {right}", path.display())
+            let right = if mounts.are_read_only_at(path) {
+                closed_elsewhere(path, group)
+            } else {
+                closed_here(path, group)
+            };
+            format!("{} can be read by everybody on this machine; {right}", shown(path))
         });
         warnings.extend(files.named().filter(|path| mounts.hide_changes_of(path)).map(|path| {
             format!(
                 "{} is a mount by itself (subPath, or a single file): a file that replaces it never arrives; mount its directory",
-                path.display()
+                shown(path)
             )
         }));
         FileWarnings { alarms, warnings }
@@ -82,7 +85,7 @@ fn of_changeable_directory(path: &Path) -> String {
     format!(
         "{} is a directory that everybody on this machine can change: whoever replaces or adds a file there can let himself \
          in, or redirect what bearward sends; `chmod o-w {}`",
-        path.display(),
+        shown(path),
         shell_word(path)
     )
 }
@@ -91,7 +94,7 @@ fn of_changeable_file(path: &Path) -> String {
     format!(
         "{} can be changed by everybody on this machine: whoever changes it can let himself in, or redirect what bearward \
          sends; `chmod o-w {}`",
-        path.display(),
+        shown(path),
         shell_word(path)
     )
 }
@@ -112,7 +115,7 @@ fn closed_here(path: &Path, of_service: Option<u32>) -> String {
         }
     };
     match needed.filter(|group| !is_read_by(*group)) {
-        Some(group) => format!("`chgrp {} {word}; chmod g+r,o= {word}`", name_of_group(group)),
+        Some(group) => format!("`chgrp {} {word} && chmod g+r,o= {word}`", name_of_group(group)),
         None if euid.is_root() && of_service.is_none() => {
             format!("`chmod o= {word}`, where its owner or its group is that of the service")
         }
@@ -120,12 +123,11 @@ fn closed_here(path: &Path, of_service: Option<u32>) -> String {
     }
 }
 
-/// Returns the same for a file on a mount that is read-only here.
-fn closed_elsewhere() -> String {
+/// Returns the same for a file on a mount that is read-only here, as `/etc` is for a unit with `ProtectSystem`.
+fn closed_elsewhere(path: &Path, of_service: Option<u32>) -> String {
     format!(
-        "where it is mounted from, let the user {} alone read it; of a volume of Kubernetes, `defaultMode: 0440` with an \
-         `fsGroup`",
-        geteuid().as_raw()
+        "{}, where it can be changed; of a volume of Kubernetes, `defaultMode: 0440` with an `fsGroup`",
+        closed_here(path, of_service)
     )
 }
 
@@ -137,9 +139,9 @@ pub(crate) fn unreadable_by_group(config: &Config) -> Vec<String> {
     let paths: Vec<&Path> = files.all().filter(|path| is_left_to_root(path, group)).collect();
     let name = name_of_group(group);
     named(&paths, "can't be read by the group of their directory", |path| {
-        let (shown, word) = (path.display(), shell_word(path));
+        let (file, word) = (shown(path), shell_word(path));
         format!(
-            "{shown}: the group {name} can't read it, as the service does; `chgrp {name} {word}; chmod g+r {word}`"
+            "{file}: the group {name} can't read it, as the service does; `chgrp {name} {word} && chmod g+r {word}`"
         )
     })
 }
@@ -394,12 +396,12 @@ mod tests {
         case.chmod("", 0o750);
         let (group, shown) = (name_of_group(1), case.path("keys.yaml").display().to_string());
         let told = || case.found(&Mounts::default()).warnings.concat();
-        let advice = format!("`chgrp {group} {shown}; chmod g+r,o= {shown}`");
+        let advice = format!("`chgrp {group} {shown} && chmod g+r,o= {shown}`");
         assert!(told().ends_with(&advice), "{}", told());
         std::os::unix::fs::chown(case.path("keys.yaml"), None, Some(1)).unwrap();
         assert!(told().ends_with(&format!("; `chmod o= {shown}`")), "{}", told());
         let elsewhere = case.found(&Mounts::one(&case.path(""), "/", "ro", "ext4")).warnings.concat();
-        assert!(!elsewhere.contains("chmod") && elsewhere.contains("the user 0 alone"), "{elsewhere}");
+        assert!(elsewhere.contains("where it can be changed; of a volume of Kubernetes"), "{elsewhere}");
     }
 
     #[test]
@@ -460,7 +462,7 @@ mod tests {
         assert_eq!(told(), [""; 0], "the group is root's");
         std::os::unix::fs::chown(case.path(""), None, Some(1)).unwrap();
         let (group, shown) = (name_of_group(1), path.display());
-        let advice = format!("`chgrp {group} {shown}; chmod g+r {shown}`");
+        let advice = format!("`chgrp {group} {shown} && chmod g+r {shown}`");
         assert_eq!(
             told(),
             [format!("{shown}: the group {group} can't read it, as the service does; {advice}")]

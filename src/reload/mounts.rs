@@ -26,7 +26,7 @@ impl Mounts {
         around.max_by_key(|mount| mount.mount_point.components().count())
     }
 
-    /// Whether no process here can change a file.
+    /// Whether this process can't change a file, whatever its permissions are.
     pub(super) fn are_read_only_at(&self, path: &Path) -> bool {
         self.of_file(path).is_some_and(is_read_only)
     }
@@ -36,7 +36,9 @@ impl Mounts {
     pub(super) fn are_of_pod_at(&self, path: &Path) -> bool {
         self.of_file(path).is_some_and(|mount| {
             let is_memory = mount.fs_type == "tmpfs";
-            (is_memory && (self.is_in_pod || is_read_only(mount))) || has_part(mount, "kubernetes.io~")
+            // A hostPath below the machine's `/run` has another root than that of its file system.
+            let is_own = self.is_in_pod && mount.root == "/";
+            (is_memory && (is_own || is_read_only(mount))) || has_part(mount, "kubernetes.io~")
         })
     }
 

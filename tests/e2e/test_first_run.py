@@ -105,6 +105,10 @@ def test_the_request_that_init_names_is_one_to_the_address_of_the_listener(tmp_p
 
 
 def test_init_for_ollama_names_the_host_that_ollama_answers(tmp_path):
+    far = tmp_path / "far"
+    args = ["--upstream", "https://ollama.example", "--routes", "ollama", "--into", str(far)]
+    assert init(tmp_path, *args).returncode == 0
+    assert "host" not in yaml.safe_load((far / "bearward.yaml").read_text())["upstreams"][0]
     for routes, host in (("ollama", "localhost"), ("vllm", None)):
         into = tmp_path / routes
         args = ["--upstream", "http://127.0.0.1:11434", "--routes", routes, "--into", str(into)]

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use super::answers::{DeploymentName, Namespace, Reached};
-use crate::config::EndpointAddress;
 use crate::config::presets::Preset;
+use crate::config::{Address, EndpointAddress};
 
 const UNIT: &str = include_str!("../../../deploy/systemd/bearward.service");
 const SOCKET: &str = include_str!("../../../deploy/systemd/bearward.socket");
@@ -76,14 +76,16 @@ routes: {routes}
         presets = Preset::ALL.map(|(name, _)| name).join(", "),
         routes = routes.name(),
         upstream = quoted(&upstream.to_string()),
-        host = host_for(routes),
+        host = host_for(routes, upstream),
     )
 }
 
 /// Returns the `host` of an upstream for a kind of server. On loopback, Ollama answers 403 to requests that name
 /// another host than one of its machine's own.
-fn host_for(routes: Preset) -> &'static str {
-    if routes == Preset::Ollama { "\n    host: localhost" } else { "" }
+fn host_for(routes: Preset, upstream: &EndpointAddress) -> &'static str {
+    let is_local =
+        upstream.authority().is_some_and(|authority| Address::Tcp(authority.to_owned()).is_local());
+    if routes == Preset::Ollama && is_local { "\n    host: localhost" } else { "" }
 }
 
 /// Returns a text as YAML in double quotes, which JSON's are too.
@@ -119,7 +121,7 @@ impl Manifest<'_> {
         SIDECAR_CONFIG
             .replace(
                 "[http://127.0.0.1:8000]",
-                &format!("[{}]{}", quoted(&self.upstream.to_string()), host_for(self.routes)),
+                &format!("[{}]{}", quoted(&self.upstream.to_string()), host_for(self.routes, self.upstream)),
             )
             .replace("routes: llama-cpp", &format!("routes: {}", self.routes.name()))
     }
