@@ -172,7 +172,7 @@ $(VENV)/bin/python:
 package: $(TOOLS)/bin/cargo-deb ## A Debian package in target/package; BINARY=target/profiled/bearward packages that one
 	$(if $(BINARY),,$(CARGO) build --release)
 	@rm -rf target/package/stage && mkdir -p target/package/stage/units && cp deploy/systemd/bearward.service target/package/stage/units
-	@install $(or $(BINARY),target/release/bearward) target/package/stage/bearward
+	@install -s $(or $(BINARY),target/release/bearward) target/package/stage/bearward
 	@cd target/package/stage && ./bearward man >bearward.1 && ./bearward completions bash >bearward.bash \
 		&& ./bearward completions zsh >_bearward && ./bearward completions fish >bearward.fish
 	@printf 'bearward (%s-1) unstable; urgency=medium\n\n  * What changed is in /usr/share/doc/bearward/changelog.gz.\n\n -- %s  %s\n' \
