@@ -47,7 +47,7 @@ pub(super) fn configuration(
     );
     format!(
         "# bearward's configuration. `bearward check` reports every fault of it, and `bearward schema` describes it. A
-# change takes effect within a second, except of fields that need a restart, such as `listeners` and `admin`, which
+# change takes effect within a second, except for fields that need a restart, such as `listeners` and `admin`, which
 # `bearward reload` names.
 listeners:
   - address: {address}{tls}
