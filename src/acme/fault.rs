@@ -31,6 +31,8 @@ pub(super) enum Cause {
     UnknownAccount,
     /// Another process has the lock now.
     TakenOver,
+    /// The authority refused a nonce, and asks for the same with another one.
+    RefusedNonce,
     Other,
 }
 
@@ -96,6 +98,11 @@ impl Failure {
         problem.r#type.as_deref().and_then(|name| name.strip_prefix(URN)) == Some("rateLimited")
     }
 
+    /// Whether a problem says nothing of what was asked: the nonce was refused (RFC 8555, section 6.5).
+    pub(super) fn is_of_nonce(problem: &Problem) -> bool {
+        problem.r#type.as_deref().and_then(|name| name.strip_prefix(URN)) == Some("badNonce")
+    }
+
     /// Makes the failure of what the authority has answered.
     pub(super) fn of_problem(doing: &str, problem: &Problem) -> Self {
         let kind_name = problem.r#type.as_deref().unwrap_or_default();
@@ -107,7 +114,11 @@ impl Failure {
         let what = if name.is_empty() { String::new() } else { format!(" ({})", shown(name)) };
         let failure = Failure::new(format!("{doing}: {}{what}", shown(&text)), advice(name));
         let kind = if Failure::is_rate_limit(problem) { Kind::RateLimited } else { Kind::Other };
-        let cause = if name == "accountDoesNotExist" { Cause::UnknownAccount } else { Cause::Other };
+        let cause = match name {
+            "accountDoesNotExist" => Cause::UnknownAccount,
+            _ if Failure::is_of_nonce(problem) => Cause::RefusedNonce,
+            _ => Cause::Other,
+        };
         Failure { kind, cause, ..failure }
     }
 }

@@ -126,7 +126,9 @@ impl<A: Answers> Ordering<'_, A> {
         match self.account.new_order(&plain().replaces(replaced)).await {
             Err(Error::Unsupported(_)) => self.account.new_order(&plain()).await.map_err(failed),
             // The certificate may be of another account. What is wrong beside that is refused again.
-            Err(Error::Api(problem)) if !Failure::is_rate_limit(&problem) => {
+            Err(Error::Api(problem))
+                if !Failure::is_rate_limit(&problem) && !Failure::is_of_nonce(&problem) =>
+            {
                 self.account.new_order(&plain()).await.map_err(failed)
             }
             Err(error) if error.to_string().starts_with("replaces field mismatch") => {

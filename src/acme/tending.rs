@@ -34,6 +34,11 @@ const ATTEMPT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(30);
 /// Pause before the next attempt to take the lock.
 const LOCKED: Duration = Duration::from_millis(500);
+/// Greatest number of times that an attempt goes on after the authority has refused a nonce, which the client
+/// has then sent three times. Some of an authority's data centres may not know the nonces of the others.
+const MOST_NONCES: u32 = 3;
+/// Pause before it goes on.
+const NONCE: Duration = Duration::from_millis(500);
 /// Longest time between two questions for renewal information, and after one that failed.
 const RENEWAL_INFO: SignedDuration = SignedDuration::from_hours(6);
 /// Longest time for which a note of an earlier process holds up an order: its clock may have been wrong.
@@ -259,7 +264,7 @@ impl Tending {
                 sleep(RENEWAL).await;
             }
         };
-        let ordering = timeout(ATTEMPT, AssertUnwindSafe(self.order(held)).catch_unwind());
+        let ordering = timeout(ATTEMPT, AssertUnwindSafe(self.order_with_nonces(held)).catch_unwind());
         tokio::select! {
             ordered = ordering => match ordered {
                 Ok(Ok(ordered)) => ordered,
@@ -280,6 +285,18 @@ impl Tending {
         match &held.of_fleet {
             Some(of_fleet) => self.tools.fleet.renew(of_fleet).await && is_held,
             None => is_held,
+        }
+    }
+
+    /// Orders, and goes on with the same order where only a nonce was refused: that is no failure.
+    async fn order_with_nonces(&self, held: &Held) -> Result<Issued, Failure> {
+        let mut refused = 0;
+        loop {
+            match self.order(held).await {
+                Err(failure) if failure.cause == Cause::RefusedNonce && refused < MOST_NONCES => refused += 1,
+                ordered => return ordered,
+            }
+            sleep(NONCE).await;
         }
     }
 

@@ -191,6 +191,7 @@ REFUSALS = {
     "endless": (lambda *_: (200, [("retry-after", str(2**64 - 1))], b" " * (1 << 21)), "broke off", 10),
     "rate-limits": (to_orders(429, "rateLimited", "too many", retry_after=7200), "rateLimited", 7200),
     "rate-limits-silently": (to_orders(429, "rateLimited", "too many"), "rateLimited", 3600),
+    "refuses-nonces": (to_orders(400, "badNonce", "not this one"), "not this one (badNonce)", 10),
     "server-error": (to_orders(500, "serverInternal", "oops", retry_after=60), "serverInternal", 60),
 }
 
@@ -216,7 +217,7 @@ def test_faults_of_the_authority_leave_the_old_certificate_and_are_told():
                     f'bearward_acme_failing{{domains="{DOMAIN},more.example.test"}}': 1.0
                 }
                 wait_for("the audit log", lambda: events(gateway, "certificate_failed"))
-                assert told in events(gateway, "certificate_failed")[0]["reason"]
+                assert told in events(gateway, "certificate_failed")[-1]["reason"]
                 assert any("got no certificate" in line and "advice" in line for line in gateway.lines)
                 page = asked(gateway.admin_port, "/")[2]
                 assert "Certificates from an authority" in page and told in page
@@ -228,6 +229,36 @@ def test_faults_of_the_authority_leave_the_old_certificate_and_are_told():
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(run, REFUSALS))
+
+
+# The beginnings of the paths of what an order asks of Pebble with a nonce.
+STEPS = ["/sign-me-up", "/order-plz", "/authZ/", "/chalZ/", "/finalize-order/", "/certZ/"]
+
+
+def test_a_nonce_that_is_refused_costs_no_attempt():
+    def run(step):
+        refused = []
+
+        def answer(method, path, _):
+            # Once more than the ACME client sends a request by itself.
+            if method == "POST" and path.startswith(step) and len(refused) < 4:
+                refused.append(path)
+                status, headers, body = problem(400, "badNonce", "not this one")
+                return status, [(name, value) for name, value in headers if name != "replay-nonce"], body
+            return None
+
+        with pebble_and_way(tls_port=server_port()) as (pebble, way):
+            way.answer = answer
+            with edge(pebble, pebble.path / "storage", directory=way.url) as gateway:
+                wait_until_ready(gateway)
+                certificate(gateway.port, pebble.roots())
+                status = gateway.admin_status()["acme"][0]
+                assert (status["issued"], status["failed"], status["fault"]) == (1, 0, None), (step, status)
+                assert len(refused) == 4, (step, refused)
+                assert pebble.orders() == 1, step
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(run, STEPS))
 
 
 def account_of(storage):
@@ -461,11 +492,11 @@ def test_a_certificate_that_is_of_no_use_replaces_none():
                     fault = gateway.admin_status()["acme"][0]["fault"]
                     return fault and told in fault["message"]
 
-                wait_for(f"the fault {told}", is_told)
+                wait_for(f"the fault {told}", is_told, seconds=100)
                 assert certificate(gateway.port, roots) == first
                 way.alter = lambda path, status, headers, body: (status, headers, body)
                 # The order that gave this is given up.
-                wait_for("the new one", lambda: certificate(gateway.port, roots) != first, seconds=40)
+                wait_for("the new one", lambda: certificate(gateway.port, roots) != first, seconds=100)
                 certificate(gateway.port, roots, "more.example.test")
 
     with concurrent.futures.ThreadPoolExecutor() as pool:

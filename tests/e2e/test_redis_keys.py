@@ -216,6 +216,8 @@ def test_known_keys_go_on_without_the_server_until_max_stale(redis, stub):
     ends = keys("create", "--name", "ends", *READ, "--expires-in", "10s", url=redis.url)
     with replicas(1, stub, redis.url) as [lasting], replicas(1, stub, redis.url, ", max_stale: 4s") as [strict]:
         assert are_all([lasting, strict], token, 200) and ask(lasting, ends)[0] == 200
+        backup = str(lasting.path / "backup.jsonl")
+        keys("copy", "--from", redis.url, "--to", backup)
         redis.kill()
         killed = time.monotonic()
         wait_for("it is told", lambda: is_stale(lasting) and is_stale(strict))
@@ -229,10 +231,12 @@ def test_known_keys_go_on_without_the_server_until_max_stale(redis, stub):
         scrape = urllib.request.urlopen(f"http://127.0.0.1:{lasting.admin_port}/metrics", timeout=10).read().decode()
         stale = re.search(r'bearward_reload_stale_seconds\{part="keys"\} ([\d.]+)', scrape)
         assert float(stale.group(1)) >= 1, scrape
+        # The server has lost its data. Its store is brought back before a key is added.
         redis.start()
+        keys("copy", "--from", backup, "--to", redis.url)
         fresh = create(redis.url, "fresh")
         wait_for("both follow the server again", lambda: are_all([lasting, strict], fresh, 200))
-        assert are_all([lasting, strict], token, 401)
+        assert are_all([lasting, strict], token, 200)
 
 
 def test_a_start_without_the_server_waits_for_it(redis, stub):
