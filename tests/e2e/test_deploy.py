@@ -626,6 +626,13 @@ def test_the_build_context_has_every_file_that_the_build_reads(tmp_path):
     for source in tmp_path.glob("src/**/*.rs"):
         for included in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', source.read_text()):
             assert (source.parent / included).exists(), f"{source} includes {included}"
+    # What the Dockerfile itself reads, on either machine.
+    [build] = re.findall(r"^RUN ((?:.*\\\n)*.*)", (DEPLOY / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    named = {word.removeprefix("./") for word in re.findall(r"(?:\./)?(?:deploy/[\w./-]+|LICENSE-\w+)", build)}
+    assert named >= {"deploy/arm64.env", "deploy/licences.py", "LICENSE-MIT", "LICENSE-APACHE"}
+    assert [name for name in sorted(named) if not (tmp_path / name).exists()] == []
+    licences = run("python3", "deploy/licences.py", cwd=tmp_path)
+    assert licences.returncode == 0 and "\nhyper " in licences.stdout, licences.stderr
 
 
 COMPOSE = [[path] for path in sorted(DEPLOY.glob("**/compose.yaml"))]
