@@ -10,6 +10,7 @@ mod current;
 mod file_access;
 mod files;
 mod handle;
+mod inbox;
 mod mounts;
 mod part;
 mod read;
@@ -27,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
 use crate::config::fault::{Fault, Faults};
+use crate::config::{Config, StorePlace};
 use crate::key_cache::Difference;
 use crate::key_cache::KeySet;
 use crate::key_store::redis::watch::News;
@@ -40,6 +41,7 @@ pub(crate) use file_access::{FileWarnings, unreadable_by_group};
 pub(crate) use files::Baseline;
 pub(crate) use handle::{Handle, Outcome, Report};
 use handle::{Message, reloading};
+use inbox::{Heard, INBOX, waiting};
 pub(crate) use part::Part;
 use read::{Ready, ReadyConfig};
 use refusal::{Refusal, Refusals};
@@ -51,17 +53,6 @@ use watch_set::WatchSet;
 
 /// Poll interval for files that changed while they were read.
 const UNSETTLED_LOOK: Duration = Duration::from_millis(30);
-/// The capacity of the inbox, in messages. Events without room are noted as missed.
-const INBOX: usize = 1024;
-
-/// The action that the messages in the inbox require.
-#[derive(Clone, Copy)]
-enum Heard {
-    Nothing,
-    /// A check of the files is due.
-    Change,
-    Stop,
-}
 
 /// The state of the reloading thread.
 pub(crate) struct Reloader {
@@ -183,11 +174,7 @@ impl Reloader {
             self.current.sets.iter_mut().for_each(|(_, set)| set.missed());
             heard = Heard::Change;
         }
-        let mut next = Some(first);
-        // Handles no more messages than the inbox has room for; the next call handles later
-        // messages.
-        for _ in 0..=INBOX {
-            let Some(message) = next else { break };
+        for message in waiting(first, &self.inbox) {
             match message {
                 Message::Stop => return Heard::Stop,
                 Message::Touched(touched) => {
@@ -198,7 +185,6 @@ impl Reloader {
                 Message::Store(news) => self.take_news(news),
                 Message::Asked(reply) => asking.get_or_insert_with(Vec::new).push(reply),
             }
-            next = self.inbox.try_recv().ok();
         }
         if let Some(replies) = asking {
             let report = self.asked();
@@ -380,9 +366,8 @@ impl Reloader {
         match ready {
             Ready::Config(ready) => self.apply_config(*ready),
             Ready::Keys(set) => {
-                let Current { gateway, config, .. } = &self.current;
-                self.refusals.has_stood_blank(&set, config.keys.path.path(), gateway.keys.len())?;
-                return self.apply_keys(set);
+                let place = self.current.config.keys.path.clone();
+                return self.apply_keys_at(&place, set);
             }
             Ready::Identities(mut files) => {
                 let faults = std::mem::take(&mut files.faults);
@@ -402,6 +387,14 @@ impl Reloader {
             }
         }
         Ok(())
+    }
+
+    /// Applies the keys of a store, unless a writer may be about to fill the store in service.
+    fn apply_keys_at(&mut self, place: &StorePlace, set: KeySet) -> Result<(), Refusal> {
+        if *place == self.current.config.keys.path {
+            self.refusals.has_stood_blank(&set, place.path(), self.current.gateway.keys.len())?;
+        }
+        self.apply_keys(set)
     }
 
     /// Applies the valid keys. Fails with the faulty entries, if there are any.
@@ -439,10 +432,18 @@ impl Reloader {
         }
         self.current.gateway.acme.configure(&listeners);
         self.current.redis = redis;
-        if let Some(Err(refusal)) = keys.map(|set| self.apply_keys(set)) {
+        match keys.map(|set| self.apply_keys_at(&config.keys.path, set)) {
             // Faults of single files in a key directory count as faults of the keys, and do not
             // refuse the configuration.
-            self.refuse(Part::Keys, refusal);
+            Some(Err(refusal)) => {
+                self.refuse(Part::Keys, refusal);
+            }
+            // The configuration may have what an entry had lacked.
+            Some(Ok(())) => {
+                self.refusals.forget(Part::Keys);
+                self.current.gateway.reloads.applied(Part::Keys.name(), self.generation + 1);
+            }
+            None => {}
         }
         for ((running, wanted), certificate) in
             self.current.listeners.iter_mut().zip(listeners).zip(certificates)

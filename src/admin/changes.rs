@@ -224,10 +224,7 @@ fn delete(place: &StorePlace, id: &str, admin: &Admin) -> Result<Done, Denial> {
 /// Returns the entry of the key store with this key id. A key's name is not accepted instead of its
 /// id.
 fn find(editor: &Editor, id: &str) -> Result<crate::key_store::edit::Found, Denial> {
-    let found = editor.find(id).map_err(|error| match error {
-        EditError::Refused(_) => Denial::key_not_found(),
-        other => refused(other, editor.path(), "list"),
-    })?;
+    let found = editor.find(id).map_err(|error| refused(error, editor.path(), "list"))?;
     if found.record.id == id { Ok(found) } else { Err(Denial::key_not_found()) }
 }
 
@@ -244,6 +241,7 @@ fn new_token(id: Option<&str>) -> Result<Token, Denial> {
 /// not contain the entry of a new key: the new key's secret is lost, so nobody could use the key.
 fn refused(error: EditError, store: &Path, command: &str) -> Denial {
     match error {
+        EditError::NoSuchKey(_) => Denial::key_not_found(),
         EditError::Refused(message) => Denial::key_conflict(message),
         EditError::Unwritable { reason, .. } => {
             let file = shell_word(Path::new(store.file_name().unwrap_or_default()));

@@ -12,6 +12,7 @@ use super::config_path::config_path;
 use super::failure::Failure;
 use super::terminal::{print, say};
 use crate::config::{Address, Config};
+use crate::reload::Part;
 
 /// Maximum time to wait for the outcome of a reload. This time is long, because a store may have
 /// many keys.
@@ -81,7 +82,7 @@ impl Reload {
 /// Prints a line for each part, for each fault, and for each changed field that needs a restart.
 fn say_outcome(outcome: Option<&Value>) {
     let Some(outcome) = outcome else { return };
-    for part in ["config", "keys", "certificates"] {
+    for part in Part::ALL.map(Part::name) {
         if let Some(word) = outcome.get(part).and_then(Value::as_str) {
             say(&format!("{part}: {word}"));
         }

@@ -97,7 +97,7 @@ impl Run {
     }
 }
 
-/// Starts a task that reloads the configuration, keys and certificates at each SIGHUP, and logs the outcome.
+/// Starts a task that reloads what has changed at each SIGHUP, and logs the outcome.
 fn reload_on_hangup(reload: Handle) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {

@@ -362,10 +362,10 @@ pub(crate) fn find(store: &Store, key: &str, ids: &IdSecret) -> Result<Found, Ed
     found.sort_by_key(|found| found.record.id != key);
     match found.into_iter().next() {
         Some(found) => Ok(found),
-        None => refused(format!(
+        None => Err(EditError::NoSuchKey(format!(
             "{} has no key of this id or name; `bearward keys list` shows them",
             path.display()
-        )),
+        ))),
     }
 }
 

@@ -29,4 +29,8 @@ impl WindowCharge {
     pub(super) fn unit(&self) -> Unit {
         self.window.unit()
     }
+
+    pub(super) fn is_of_part(&self) -> bool {
+        matches!(self.of, ChargeOf::Part(_))
+    }
 }

@@ -142,7 +142,7 @@ impl Leases {
             }
         }
         let status = LimitStatus(self.statuses(&costs, |lease| lease.status_of_part(of, now)));
-        // What parts have granted is not given back by a request that leaves: it is not waited for.
+        // What parts have granted is given back by the open charges.
         let granted = Granted { status, settled_later, charged: SmallVec::new(), would_refuse };
         (Reply::Granted(granted), !std::mem::replace(&mut self.is_asking, true))
     }
@@ -376,15 +376,24 @@ impl Leases {
             };
             if let Err(Reply::Granted(granted)) = waiting.reply.send(reply) {
                 // The request has left meanwhile, or goes by this replica's part.
-                self.take_back(&granted);
+                self.take_back_units(&granted);
             }
         }
         self.refuse_waiting(now);
     }
 
-    /// Takes back what was granted to a request that has left. Returns whether the caller must announce a
-    /// report.
-    pub(crate) fn take_back(&mut self, granted: &Granted) -> bool {
+    /// Takes back what was granted to a request of this cost that was refused elsewhere, or has left. Returns
+    /// whether the caller must announce a report.
+    pub(crate) fn take_back(&mut self, granted: &Granted, cost: Cost, now: u64) -> bool {
+        let mut must_report = false;
+        for charge in granted.settled_later.iter().filter(|charge| charge.is_of_part()) {
+            must_report |= self.settle(charge, cost.of(charge.unit()), 0, now);
+        }
+        self.take_back_units(granted) || must_report
+    }
+
+    /// Takes units back that were taken out of the leases.
+    fn take_back_units(&mut self, granted: &Granted) -> bool {
         for (index, units) in &granted.charged {
             if let Some(lease) = self.of_windows.get_mut(*index) {
                 lease.take_back(*units);

@@ -14,6 +14,7 @@ use super::leased_slots::{LeasedSlots, SlotReply, SlotStep};
 use super::leases::{Leases, Step};
 use super::lender::{Attempts, Lender, Standing};
 use super::{Charged, Cost, Debit, Holder, Limiter, NotGranted, Refused};
+use crate::clock::Clock;
 use crate::config::{AttemptQuota, Quota};
 
 impl Limiter {
@@ -195,12 +196,14 @@ impl Limiter {
     ) -> Result<Charged, NotGranted> {
         // The buckets of a key and of its group may be in different nodes of a cluster. What the group
         // refuses is given back to the key.
+        let has_budgets = std::iter::once(key).chain(group).any(|holder| !holder.budgets.is_empty());
+        let group_with_windows = group.filter(|group| group.has_windows());
         let of_key = match key.has_windows() {
-            true => Some(Lent::new(key.state, lender, self.lent(lender, key, cost).await?)),
+            true => Some(self.lent(lender, key, cost, has_budgets || group_with_windows.is_some()).await?),
             false => None,
         };
-        let of_group = match group.filter(|group| group.has_windows()) {
-            Some(group) => Some(Lent::new(group.state, lender, self.lent(lender, group, cost).await?)),
+        let of_group = match group_with_windows {
+            Some(group) => Some(self.lent(lender, group, cost, has_budgets).await?),
             None => None,
         };
         let of_budgets = self.reserve_budgets(lender, key, group, cost).await?;
@@ -208,14 +211,16 @@ impl Limiter {
         Ok(charged.fold(of_budgets, Charged::and))
     }
 
-    /// Charges the windows of one holder.
-    async fn lent(
-        &self,
-        lender: &Arc<dyn Lender>,
-        holder: &Holder<'_>,
+    /// Charges the windows of one holder. `may_be_refused`: whether others may refuse the request then.
+    async fn lent<'a>(
+        &'a self,
+        lender: &'a Arc<dyn Lender>,
+        holder: &Holder<'a>,
         cost: Cost,
-    ) -> Result<Granted, NotGranted> {
+        may_be_refused: bool,
+    ) -> Result<Lent<'a>, NotGranted> {
         let state = holder.state;
+        let lent = |granted| Lent { state, lender, clock: &self.clock, cost, granted: Some(granted) };
         let standing = match lender.standing() {
             Standing::Available => {
                 let now = self.clock.monotonic_nanos();
@@ -229,7 +234,7 @@ impl Limiter {
                     Step::Waits(reply) => {
                         let give_back = |reply| {
                             if let Reply::Granted(granted) = reply {
-                                drop(Lent::new(state, lender, granted));
+                                drop(lent(granted));
                             }
                         };
                         let reply = AwaitedReply { reply, give_back }.within(lender.timeout()).await;
@@ -238,14 +243,16 @@ impl Limiter {
                 };
                 match reply {
                     Reply::Unavailable => lender.standing_without_answer(),
-                    reply => return decided(reply),
+                    reply => return decided(reply).map(lent),
                 }
             }
             other => other,
         };
         let Standing::Part(part) = standing else { return Err(NotGranted::Unavailable) };
         let now = self.clock.monotonic_nanos();
-        let charged = state.with_leases(|leases| leases.charge_part(holder.windows(), cost, part, now));
+        // A part gives back only what is known to be open.
+        let open = cost.to_be_taken_back(cost.may_be_taken_back || may_be_refused);
+        let charged = state.with_leases(|leases| leases.charge_part(holder.windows(), open, part, now));
         let Some((reply, must_ask)) = charged else { return Err(NotGranted::Unavailable) };
         if must_ask {
             lender.ask(state);
@@ -253,7 +260,7 @@ impl Limiter {
         if let Reply::Granted(_) = reply {
             lender.granted_away();
         }
-        decided(reply)
+        decided(reply).map(lent)
     }
 }
 
@@ -261,14 +268,12 @@ impl Limiter {
 struct Lent<'a> {
     state: &'a Arc<KeyState>,
     lender: &'a Arc<dyn Lender>,
+    clock: &'a Clock,
+    cost: Cost,
     granted: Option<Granted>,
 }
 
-impl<'a> Lent<'a> {
-    fn new(state: &'a Arc<KeyState>, lender: &'a Arc<dyn Lender>, granted: Granted) -> Self {
-        Lent { state, lender, granted: Some(granted) }
-    }
-
+impl Lent<'_> {
     /// Returns the charge of the request, which keeps it.
     fn charged(mut self) -> Charged {
         let Some(Granted { status, settled_later, would_refuse, .. }) = self.granted.take() else {
@@ -284,7 +289,8 @@ impl<'a> Lent<'a> {
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         let Some(granted) = self.granted.take() else { return };
-        if self.state.with_leases(|leases| leases.take_back(&granted)) == Some(true) {
+        let now = self.clock.monotonic_nanos();
+        if self.state.with_leases(|leases| leases.take_back(&granted, self.cost, now)) == Some(true) {
             self.lender.report(self.state);
         }
     }

@@ -43,6 +43,18 @@ impl RouteTable {
         })
     }
 
+    /// Returns the routes that anybody can use without a key: the public ones, without those to which an earlier
+    /// route leaves no request.
+    pub(crate) fn open_routes(&self) -> impl Iterator<Item = &Route> {
+        let public = self.routes.iter().enumerate().filter(|(_, route)| route.access == Access::Public);
+        public.filter(|(index, route)| self.covering(*index, route).is_none()).map(|(_, route)| &**route)
+    }
+
+    /// Finds the route before the one at `index` that takes all of its requests.
+    fn covering(&self, index: usize, route: &Route) -> Option<&Route> {
+        self.routes.iter().take(index).find(|earlier| earlier.covers(route)).map(|earlier| &**earlier)
+    }
+
     /// Finds a route that requires less than `route`, and leads to the same paths of the same
     /// upstream.
     fn second_door<'t>(&'t self, route: &'t Route) -> Option<Shadow<'t>> {
@@ -59,12 +71,11 @@ impl RouteTable {
     }
 
     fn shadow_before<'t>(&'t self, index: usize, route: &'t Route) -> Option<Shadow<'t>> {
-        let before = || self.routes.iter().take(index);
-        if let Some(by) = before().find(|earlier| earlier.covers(route)) {
+        if let Some(by) = self.covering(index, route) {
             return Some(Shadow::Whole { route: &route.name, by: &by.name });
         }
         let is_open = |earlier: &&Arc<Route>| earlier.access == Access::Public && earlier.meets(route);
-        let by = before().find(is_open).filter(|_| route.access != Access::Public)?;
+        let by = self.routes.iter().take(index).find(is_open).filter(|_| route.access != Access::Public)?;
         Some(Shadow::PublicPart { route: &route.name, by: &by.name })
     }
 

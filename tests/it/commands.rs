@@ -191,6 +191,7 @@ limits: {{connections: 100000000}}
 routes:
   - {{name: open, paths: ['/v1/**'], public: true}}
   - {{name: chat, paths: [/v1/chat/*], permission: read}}
+  - {{name: late, paths: [/v1/late], public: true}}
 ",
         directory.path().display()
     );
@@ -207,6 +208,7 @@ routes:
         "keys.yaml can be read by everybody on this machine",
         "tls.crt has ended",
         "the route chat never matches: open",
+        "the route late never matches: open",
         "raise `nofile`",
         "1 key never ends (key_",
     ] {

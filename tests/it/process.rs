@@ -311,7 +311,10 @@ async fn a_requested_reload_reports_its_outcome() {
     let reload = |more: &[&str]| reload_with("admin.token", more);
     let unchanged = reload(&[]);
     assert_eq!(unchanged.status.code(), Some(0), "{}", stderr(&unchanged));
-    assert_eq!(stderr(&unchanged), "config: unchanged\nkeys: unchanged\ncertificates: unchanged\n");
+    assert_eq!(
+        stderr(&unchanged),
+        "config: unchanged\nkeys: unchanged\ncertificates: unchanged\nidentities: unchanged\n"
+    );
     std::fs::write(path("keys.yaml"), "keys: [{id: key_a}]\n").unwrap();
     let refused = reload(&[]);
     assert_eq!(refused.status.code(), Some(1));

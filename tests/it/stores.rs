@@ -120,6 +120,13 @@ impl Files {
         path
     }
 
+    /// Adds lines to the configuration that is served.
+    fn add_to_config(&self, lines: &str) {
+        let path = self.root.path().join("bearward.yaml");
+        let text = fs::read_to_string(&path).unwrap() + lines;
+        fs::write(path, text).unwrap();
+    }
+
     async fn serve(self) -> Result<Served, StartError> {
         let upstream = Upstream::answering(answer_of("hi")).await;
         let config = Config::load(&self.config(upstream.address)).unwrap_or_else(|faults| panic!("{faults}"));
@@ -425,6 +432,54 @@ async fn a_file_without_lines_lets_nobody_in_once_it_has_stood_still() {
         served.files.write(&[entry("b", "")]);
         served.until_status("b", 200).await;
     }
+}
+
+#[tokio::test]
+async fn a_configuration_applies_no_file_without_lines_before_it_has_stood_still() {
+    for form in [Form::JsonLines, Form::Text] {
+        let served = Served::of(form, &[entry("a", "")]).await;
+        served.files.write_raw("");
+        // A configuration with another group has the keys read again.
+        served.files.add_to_config("groups: [{name: team}]\n");
+        let refused = served.reload().await;
+        refused.assert_denied(422, "RELOAD_REFUSED");
+        let details = &refused.json()["error"]["details"];
+        assert_eq!(
+            (&details["config"], &details["keys"]),
+            (&"applied".into(), &"refused".into()),
+            "{details}"
+        );
+        assert_eq!(served.status("a").await, 200, "{form:?}: it may be about to be written");
+        served.files.write(&[entry("b", "")]);
+        served.until_status("b", 200).await;
+        assert_eq!(served.status("a").await, 401);
+    }
+}
+
+#[tokio::test]
+async fn keys_that_a_configuration_makes_good_are_refused_no_more() {
+    for form in STRUCTURED {
+        let served = Served::of(form, &[entry("a", "")]).await;
+        served.files.write(&[entry("a", ""), entry("b", "\"group\":\"team\"")]);
+        served.reload().await.assert_denied(422, "RELOAD_REFUSED");
+        assert_eq!(served.of_keys().await["is_current"], false);
+        assert_eq!(served.statuses(["a", "b"]).await, [200, 401]);
+        // Nobody asks for a reload.
+        served.files.add_to_config("groups: [{name: team}]\n");
+        served.until_status("b", 200).await;
+        until("the keys are current", async || served.of_keys().await["is_current"] == true).await;
+        assert_eq!(served.of_keys().await["held"], 0);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_two_files_have_is_not_said_to_be_unknown() {
+    let served = Served::of(Form::Directory, &[entry("a", "")]).await;
+    fs::write(served.files.store().join("copy.yaml"), entry("a", "")).unwrap();
+    let refused = served.ask("POST /api/v1/keys/key_a/revoke").await;
+    refused.assert_denied(409, "KEY_CONFLICT");
+    assert!(refused.json().to_string().contains("copy.yaml; remove one of them"), "{}", refused.json());
+    served.ask("POST /api/v1/keys/key_b/revoke").await.assert_denied(404, "KEY_NOT_FOUND");
 }
 
 #[tokio::test]

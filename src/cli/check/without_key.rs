@@ -2,16 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::config::Access;
-use crate::route::{Route, RouteTable};
-
-fn public(routes: &RouteTable) -> impl Iterator<Item = &Route> {
-    routes.routes().map(|route| &**route).filter(|route| route.access == Access::Public)
-}
+use crate::route::RouteTable;
 
 /// Returns the routes as `NAME (PATHS)`, with commas between them.
 pub(super) fn text(routes: &RouteTable) -> String {
-    let shown = public(routes).map(|route| {
+    let shown = routes.open_routes().map(|route| {
         let paths: Vec<&str> = route.written_paths().collect();
         format!("{} ({})", route.name, paths.join(", "))
     });
@@ -21,7 +16,7 @@ pub(super) fn text(routes: &RouteTable) -> String {
 
 /// Returns the routes as a list of `{"route", "methods", "paths"}`; `methods` is null for all methods.
 pub(super) fn json(routes: &RouteTable) -> Value {
-    let shown = public(routes).map(|route| {
+    let shown = routes.open_routes().map(|route| {
         let paths: Vec<&str> = route.written_paths().collect();
         json!({"route": &*route.name, "methods": route.method_names(), "paths": paths})
     });

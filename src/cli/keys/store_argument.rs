@@ -151,7 +151,7 @@ impl From<EditError> for Failure {
         match error {
             EditError::Faults(faults) => Failure::Faults(faults),
             EditError::Unwritable { reason, hint } => Failure::Failed(format!("{reason}; {hint}")),
-            EditError::Refused(message) => Failure::Failed(message),
+            EditError::NoSuchKey(message) | EditError::Refused(message) => Failure::Failed(message),
         }
     }
 }

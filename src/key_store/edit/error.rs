@@ -13,7 +13,9 @@ pub(crate) enum EditError {
     Faults(Faults),
     /// This host or user can't change the store.
     Unwritable { reason: String, hint: String },
-    /// Another reason, such as an unknown key, a name that another key has, or a full disk.
+    /// The store has no such key.
+    NoSuchKey(String),
+    /// Another reason, such as a name that another key has, or a full disk.
     Refused(String),
 }
 
