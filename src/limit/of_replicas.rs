@@ -313,3 +313,91 @@ fn decided(reply: Reply) -> Result<Granted, NotGranted> {
         Reply::Unavailable => Err(NotGranted::Unavailable),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::budget::Budget;
+    use super::super::budget_ask::{BudgetAnswer, BudgetAsk, BudgetSettlement};
+    use super::super::lender::AttemptsCounted;
+    use super::super::part::PartOf;
+    use super::*;
+    use crate::config::{Every, Unit};
+    use tokio::sync::oneshot;
+
+    /// A server that can't be asked. Each replica goes by its part, and this one is alone.
+    #[derive(Debug)]
+    struct Away;
+
+    impl Lender for Away {
+        fn ask(&self, _: &Arc<KeyState>) {}
+
+        fn report(&self, _: &Arc<KeyState>) {}
+
+        fn ask_slots(&self, _: &Arc<KeyState>) {}
+
+        fn report_slots(&self, _: &Arc<KeyState>) {}
+
+        fn count_attempts(&self, _: Attempts) -> oneshot::Receiver<AttemptsCounted> {
+            oneshot::channel().1
+        }
+
+        fn tell_attempts(&self, _: Attempts) {}
+
+        fn part_of_attempts(&self, quota: AttemptQuota) -> AttemptQuota {
+            quota
+        }
+
+        fn reserve_budgets(&self, _: &Arc<BudgetAsk>) -> oneshot::Receiver<BudgetAnswer> {
+            oneshot::channel().1
+        }
+
+        fn settle_budgets(&self, _: &Arc<KeyState>, _: Vec<BudgetSettlement>) {}
+
+        fn granted_away(&self) {}
+
+        fn standing(&self) -> Standing {
+            Standing::Part(PartOf { replicas: 1, rank: Some(0), since: 1 })
+        }
+
+        fn timeout(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        fn standing_without_answer(&self) -> Standing {
+            self.standing()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_group_or_a_budget_refuses_costs_the_key_nothing_while_the_server_is_away() {
+        let (clock, hands) = Clock::manual(Timestamp::UNIX_EPOCH);
+        let limiter = Limiter::new(clock, usize::MAX).shared_by(Arc::new(Away));
+        let window = |unit, amount| {
+            limiter.window(None, Quota::new(unit, amount, Duration::from_secs(60), Some(amount)))
+        };
+        let (key, group) = (limiter.state("key_a"), limiter.state("group"));
+        let (of_key, of_group) =
+            ([window(Unit::Requests, 60), window(Unit::Tokens, 6000)], [window(Unit::Requests, 1)]);
+        let budgets = [Arc::new(Budget::kept("b".to_owned(), Unit::Tokens, Every::Month, 1000))];
+        let cost = Cost { output_tokens: 100, ..Cost::REQUEST };
+        let holder = |state, windows| Holder { state, windows: [windows, &[]], budgets: &[] };
+        let (plain, in_group) = (holder(&key, &of_key[..]), holder(&group, &of_group[..]));
+        let remaining = || limiter.status(&plain).0.iter().map(|window| window.remaining).collect::<Vec<_>>();
+        // Parts begin empty, a nanosecond after the clock.
+        assert!(limiter.charge_shared(&plain, None, cost).await.is_err());
+        hands.advance(Duration::from_secs(10) + Duration::from_nanos(1));
+        assert_eq!(remaining(), [10, 1000]);
+        for _ in 0..5 {
+            let refused = limiter.charge_shared(&plain, Some(&in_group), cost).await;
+            assert!(matches!(refused, Err(NotGranted::Refused(_))), "{refused:?}");
+            let with_budget = Holder { budgets: &budgets, ..plain };
+            let refused = limiter.charge_shared(&with_budget, None, cost).await;
+            assert!(matches!(refused, Err(NotGranted::Unavailable)));
+        }
+        assert_eq!(remaining(), [10, 1000], "nothing was charged");
+        assert!(limiter.charge_shared(&plain, None, cost).await.is_ok());
+        assert_eq!(remaining(), [9, 900]);
+    }
+}
