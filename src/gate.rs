@@ -43,7 +43,7 @@ use crate::identity::ClientCertificate;
 use crate::key_cache::LiveKey;
 use crate::keys::KeyHash;
 use crate::route::Route;
-pub(crate) use admission::{Admitted, Grant, Permit, holders, limit_status};
+pub(crate) use admission::{Admitted, Grant, InFlightPermits, Permit, holders, limit_status};
 pub(crate) use authentication::{Authentication, authenticate};
 pub(crate) use authorization::may_use;
 pub(crate) use context::Context;

@@ -29,7 +29,7 @@ use crate::forward::body::ResponseBody;
 use crate::forward::headers::{Origin, is_harmless_trailer};
 use crate::forward::upgrade::{self, Upgrade};
 use crate::forward::{self, PermittedRequest, RequestTokens};
-use crate::gate::{self, Admitted, Grant, Head, Identity, Permit, Verdict};
+use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Permit, Verdict};
 use crate::guard::Target;
 use crate::guard::client::{self, Client};
 use crate::hooks::Hooks;
@@ -124,7 +124,9 @@ async fn handle(
         admit(known, state, parts).await?;
     state.note_use(peer, &client, now);
     let taps = hooks.call(target.path());
-    ListFilter::prepared(&mut filter, &permit, parts, context)?;
+    if let Some(filter) = &mut filter {
+        filter.prepare(&permit, parts);
+    }
     let upload = upload(peer, state, permit.route(), body, limits, taps.request).guarded(guard);
     let origin = origin(peer, client, (&state.request_id, state.trace), &snapshot);
     let revocations = permit.revocations((keys, identities), clock, client.address, &snapshot);
@@ -168,7 +170,7 @@ async fn admit(
         true => Some(inspect(known, &mut verdict, parts, target.path()).await?),
         false => None,
     };
-    let (grant, filter) = grant(state, verdict, inspection.as_deref(), parts, target.path())?;
+    let (grant, filter) = grant((state, context), verdict, inspection.as_deref(), parts, target.path())?;
 
     // The body's declared length is checked before the limits, so that a refused request uses no
     // quota.
@@ -237,7 +239,7 @@ async fn inspect(
 /// Grants a request for its model. Returns the filter of its answer as well, if the answer is a
 /// list of models of which the key may see some.
 fn grant(
-    state: &mut RequestState,
+    (state, context): (&mut RequestState, Context<'_>),
     verdict: Verdict,
     inspection: Option<&Inspection>,
     parts: &Parts,
@@ -247,7 +249,7 @@ fn grant(
     state.note_model(model);
     let grant = verdict.grant(model, parts.method.as_str(), path)?;
     state.note_grant(grant.route(), &parts.headers);
-    let filter = ListFilter::of(&grant, &parts.method, path, &state.snapshot);
+    let filter = ListFilter::of(&grant, &parts.method, path, &state.snapshot, context)?;
     Ok((grant, filter))
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Permit {
 /// The permits of one request in flight: that of the process, and that of its key or of its client's
 /// address. Dropping them gives them back.
 #[derive(Debug)]
-pub(super) struct InFlightPermits {
+pub(crate) struct InFlightPermits {
     _of_process: InFlightPermit,
     _public: Option<PublicInFlightPermit>,
     _of_key: Option<ConcurrencyPermit>,
@@ -70,7 +70,7 @@ impl InFlightPermits {
     /// # Errors
     ///
     /// 503 if the process has too many requests in flight.
-    pub(super) fn of_process(context: Context<'_>) -> Result<Self, Denial> {
+    pub(crate) fn of_process(context: Context<'_>) -> Result<Self, Denial> {
         let all = context.snapshot.limits.in_flight;
         let of_process = context.limiter.enter(all).map_err(Denial::too_many_in_flight)?;
         Ok(InFlightPermits { _of_process: of_process, _public: None, _of_key: None, _of_group: None })
@@ -298,15 +298,10 @@ impl Permit {
         &self.route
     }
 
-    /// Makes the permit for a part of the request, which is sent to another upstream. It counts as
-    /// in flight for the process; for the key, the request itself counts.
-    ///
-    /// # Errors
-    ///
-    /// 503 if the process has no room for another request.
-    pub(crate) fn for_part(&self, route: Arc<Route>, context: Context<'_>) -> Result<Permit, Denial> {
-        let in_flight = InFlightPermits::of_process(context)?;
-        Ok(Permit { principal: self.principal.clone(), route, readings: Vec::new(), _in_flight: in_flight })
+    /// Makes the permit for a part of the request, which is sent to another upstream. `in_flight`: its place in
+    /// flight, of the process; for the key, the request itself counts.
+    pub(crate) fn for_part(&self, route: Arc<Route>, in_flight: InFlightPermits) -> Permit {
+        Permit { principal: self.principal.clone(), route, readings: Vec::new(), _in_flight: in_flight }
     }
 
     /// Returns two waiters for the end of the request's key: one for the task that reads the

@@ -21,7 +21,7 @@ use crate::denial::Denial;
 use crate::forward::body::ResponseBody;
 use crate::forward::headers::Origin;
 use crate::forward::{self, Forwarded, PermittedRequest, RequestTokens};
-use crate::gate::{Context, Grant, Permit, Principal};
+use crate::gate::{Context, Grant, InFlightPermits, Permit, Principal};
 use crate::guard::Target;
 use crate::model::{ModelNaming, Named, filtered, joined};
 use crate::observe::Times;
@@ -48,7 +48,9 @@ pub(super) struct ListFilter {
     /// The upstream of the request's own route.
     upstream: Arc<Upstream>,
     snapshot: Arc<Snapshot>,
-    /// The requests for the lists of other upstreams.
+    /// The other upstreams that are asked for their lists, and a place in flight for each.
+    others: Vec<(Arc<Upstream>, InFlightPermits)>,
+    /// The requests for their lists.
     parts: Vec<PartOfList>,
 }
 
@@ -71,58 +73,53 @@ struct PartOfList {
 impl ListFilter {
     /// Returns the filter of the answer to a granted request; `None` if the answer is forwarded as
     /// it is.
+    ///
+    /// # Errors
+    ///
+    /// 503 if the process has no room for the requests to other upstreams. Nothing was charged yet.
     pub(super) fn of(
         grant: &Grant,
         method: &Method,
         path: &str,
         snapshot: &Arc<Snapshot>,
-    ) -> Option<Box<Self>> {
+        context: Context<'_>,
+    ) -> Result<Option<Box<Self>>, Denial> {
         let route = grant.route();
-        if route.model.place != ModelIn::List {
-            return None;
+        // A request for the entry of one model is decided by that model.
+        if route.model.place != ModelIn::List || route.model_in_list(path) != Named::Absent {
+            return Ok(None);
         }
         let restricted = grant.principal().filter(|principal| principal.models().next().is_some());
         let principal = restricted.cloned();
-        let is_joined =
-            *method == Method::GET && !snapshot.routes.upstreams_by_model(&route.upstream).is_empty();
-        // A request for the entry of one model is decided by that model.
-        let is_changed = (principal.is_some() || is_joined) && route.model_in_list(path) == Named::Absent;
-        is_changed.then(|| {
-            Box::new(ListFilter {
-                principal,
-                naming: route.model.naming,
-                upstream: route.upstream.clone(),
-                snapshot: snapshot.clone(),
-                parts: Vec::new(),
-            })
-        })
+        let others = match *method {
+            Method::GET => snapshot.routes.upstreams_by_model(&route.upstream),
+            _ => Vec::new(),
+        };
+        if principal.is_none() && others.is_empty() {
+            return Ok(None);
+        }
+        let in_flight = |upstream| Ok((upstream, InFlightPermits::of_process(context)?));
+        Ok(Some(Box::new(ListFilter {
+            principal,
+            naming: route.model.naming,
+            upstream: route.upstream.clone(),
+            snapshot: snapshot.clone(),
+            others: others.into_iter().map(in_flight).collect::<Result<_, Denial>>()?,
+            parts: Vec::new(),
+        })))
     }
 
     /// Prepares the request: removes the headers with which an upstream might answer with a part of
     /// the list, with a compressed list, or with none; and makes the requests to other upstreams.
-    ///
-    /// # Errors
-    ///
-    /// 503 if the process has no room for these requests.
-    pub(super) fn prepared(
-        filter: &mut Option<Box<Self>>,
-        permit: &Permit,
-        head: &mut Parts,
-        context: Context<'_>,
-    ) -> Result<(), Denial> {
-        let Some(filter) = filter else { return Ok(()) };
+    pub(super) fn prepare(&mut self, permit: &Permit, head: &mut Parts) {
         for name in [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
             head.headers.remove(name);
         }
         head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if head.method != Method::GET {
-            return Ok(());
+        for (upstream, in_flight) in std::mem::take(&mut self.others) {
+            let permit = permit.for_part(Arc::new(permit.route().led_to(&upstream)), in_flight);
+            self.parts.push(PartOfList { permit, head: head.clone() });
         }
-        for upstream in filter.snapshot.routes.upstreams_by_model(&filter.upstream) {
-            let permit = permit.for_part(Arc::new(permit.route().led_to(&upstream)), context)?;
-            filter.parts.push(PartOfList { permit, head: head.clone() });
-        }
-        Ok(())
     }
 
     /// Returns the answer to a request, with the filter applied.

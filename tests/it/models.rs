@@ -342,6 +342,30 @@ async fn lists_of_several_upstreams_are_joined() {
 }
 
 #[tokio::test]
+async fn a_joined_list_without_room_for_its_parts_costs_nothing() {
+    let upstream = Upstream::answering(answer_of("{\"object\":\"list\",\"data\":[]}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("few", "permissions: [read], rate_limits: [{requests: 60, per: 1h, burst: 2}]")
+        .config(
+            "limits: {in_flight: 1}
+routes:
+  - {name: big, paths: [/v1/chat/completions], permission: read, model_in: body, models: ['big*'], upstream: big}
+  - {name: models, paths: [/v1/models], permission: read, model_in: list}
+  - {name: all, paths: ['/**'], permission: read}",
+        )
+        .more_upstreams(&format!("  - {{name: big, endpoints: [\"http://{}\"]}}", upstream.address))
+        .start()
+        .await;
+    for _ in 0..4 {
+        gateway.get("/v1/models", "few").await.assert_denied(503, "OVERLOADED");
+    }
+    let others = [200, 200, 429].map(|status| (status, gateway.get("/x", "few")));
+    for (status, answer) in others {
+        assert_eq!(answer.await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_request_whose_body_is_waited_for_is_in_flight() {
     let upstream = Upstream::answering(answer_of("{}")).await;
     let gateway = Gateway::guarding(&upstream)
