@@ -23,4 +23,4 @@ pub(crate) use name::{ModelNaming, in_path, in_query};
 pub(crate) use named::Named;
 pub(crate) use patterns::ModelPatterns;
 pub(crate) use spellings::{Server, Spellings, folded_path};
-pub(crate) use values::{Given, StreamOptions};
+pub(crate) use values::{DeclaredStream, Given, StreamOptions};

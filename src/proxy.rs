@@ -376,6 +376,8 @@ fn broken_prelude(failure: UploadFailure, limits: UploadLimits) -> Denial {
         UploadFailure::Broken
         | UploadFailure::UnclearModel
         | UploadFailure::TooMuchOutput
-        | UploadFailure::LatePriority => Denial::bad_request("The request body is malformed"),
+        | UploadFailure::LatePriority
+        | UploadFailure::InBackground
+        | UploadFailure::UnclearStream => Denial::bad_request("The request body is malformed"),
     }
 }

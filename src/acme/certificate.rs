@@ -36,9 +36,8 @@ impl Life {
         domains.iter().filter(|domain| self.names.contains(domain)).count()
     }
 
-    /// Whether the certificate can be used at `now`.
-    pub(crate) fn is_valid(&self, now: Timestamp) -> bool {
-        now < self.not_after
+    pub(crate) fn has_ended(&self, now: Timestamp) -> bool {
+        self.not_after <= now
     }
 
     pub(crate) fn length(&self) -> SignedDuration {

@@ -56,10 +56,10 @@ impl Lock {
 
     fn try_take(path: &Path, now: Timestamp) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let of_kernel = match file.try_lock() {
+            Ok(()) => true,
             // A file system without such locks: the time counts alone.
-            Err(TryLockError::Error(error)) if is_unsupported(&error) => {}
+            Err(TryLockError::Error(error)) if is_unsupported(&error) => false,
             Err(TryLockError::WouldBlock) => {
                 // The holder lives. If it has not renewed its lock, it is stopped, or hangs. One that has
                 // written nothing yet has just begun.
@@ -69,13 +69,19 @@ impl Lock {
                 };
             }
             Err(TryLockError::Error(error)) => return Err(error),
-        }
+        };
+        Lock::take_free(file, path, now, of_kernel)
+    }
+
+    /// Takes a lock unless its time says that another process has it. `of_kernel`: whether the kernel has given the
+    /// lock, so that no process of this machine has it.
+    fn take_free(file: File, path: &Path, now: Timestamp, of_kernel: bool) -> io::Result<Option<Self>> {
         // Another process may have replaced the file meanwhile.
         if !is_at(&file, path) {
             return Ok(None);
         }
         if let Some(holder) = holder(path)
-            && holder.machine != machine()
+            && !(of_kernel && holder.machine == machine())
             && is_held(&holder, now)
         {
             return Ok(None);
@@ -118,11 +124,15 @@ impl Lock {
         if !is_at(&self.file, &self.path) {
             return Ok(false);
         }
-        let is_own = holder(&self.path).is_some_and(|holder| holder.owner == self.owner);
+        let is_own = self.is_own();
         if is_own {
             self.write(now)?;
         }
         Ok(is_own)
+    }
+
+    fn is_own(&self) -> bool {
+        holder(&self.path).is_some_and(|holder| holder.owner == self.owner)
     }
 
     fn write(&self, now: Timestamp) -> io::Result<()> {
@@ -140,7 +150,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if is_at(&self.file, &self.path) {
+        if is_at(&self.file, &self.path) && self.is_own() {
             // An empty file is held by nobody, on no machine.
             let _ends_by_itself = self.file.set_len(0);
         }
@@ -246,6 +256,23 @@ mod tests {
             fs::write(&path, left).unwrap();
             assert!(Lock::take(&path, at(0)).unwrap().is_some(), "{left}");
         }
+    }
+
+    #[test]
+    fn on_a_file_system_without_locks_the_time_counts_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let take = |seconds| Lock::take_free(open(&path).unwrap(), &path, at(seconds), false).unwrap();
+        let first = take(0).unwrap();
+        assert!(take(1).is_none(), "another process of the same machine has it");
+        assert!(first.renew(at(8)).unwrap());
+        assert!(take(43).is_none(), "it was renewed");
+        let second = take(44).unwrap();
+        assert!(!first.renew(at(45)).unwrap(), "it has ended");
+        drop(first);
+        assert!(take(46).is_none(), "its end frees nothing of the second");
+        drop(second);
+        assert!(take(47).is_some());
     }
 
     #[test]

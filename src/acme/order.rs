@@ -253,7 +253,7 @@ impl<A: Answers> Ordering<'_, A> {
             () if life.covers(&self.acme.domains) < self.acme.domains.len() => {
                 refused("is not for all names")
             }
-            () if !life.is_valid(self.now) => refused("has ended already"),
+            () if life.has_ended(self.now) => refused("has ended already"),
             () if life.not_before > latest_begin => refused("begins in the future"),
             // Not by its end: an authority may issue shorter lives than before.
             () if self.replaced.as_ref().is_some_and(|(_, old)| life.not_before < old.not_before) => {

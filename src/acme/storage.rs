@@ -161,7 +161,7 @@ impl Storage {
         now: Timestamp,
     ) -> Option<Stored> {
         let stored = load(self.certificate_file(name), provider)?;
-        (stored.life.covers(domains) == domains.len() && stored.life.is_valid(now)).then_some(stored)
+        (stored.life.covers(domains) == domains.len() && !stored.life.has_ended(now)).then_some(stored)
     }
 
     /// Returns the certificate to be served until the one for all `domains` is there: the one that is for most
@@ -176,7 +176,7 @@ impl Storage {
         let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "pem"));
         let stored = files.filter_map(|file| load(file, provider));
-        let usable = stored.filter(|stored| stored.life.is_valid(now) && stored.life.covers(domains) > 0);
+        let usable = stored.filter(|stored| !stored.life.has_ended(now) && stored.life.covers(domains) > 0);
         usable.max_by_key(|stored| (stored.life.covers(domains), stored.life.not_after))
     }
 

@@ -25,7 +25,7 @@ use crate::denial::Denial;
 use crate::key_store::edit::{EditError, Editor, kubectl};
 use crate::key_store::provisions::Provisions;
 use crate::keys::KeyRecord;
-use crate::keys::rotation::{NotRotated, Rotation};
+use crate::keys::rotation::{NotRotated, Rotation, is_no_grace};
 use crate::keys::token::Token;
 use crate::net::body::IncomingBody;
 use crate::observe::audit::{KeyChange, Subject, changed};
@@ -178,9 +178,9 @@ fn create(place: &StorePlace, wanted: NewKey, admin: &Admin) -> Result<Done, Den
 fn rotate(place: &StorePlace, id: &str, asked: &RotationRequest, admin: &Admin) -> Result<Done, Denial> {
     let now = now();
     let grace = asked.grace.as_deref().unwrap_or(DEFAULT_GRACE);
-    let grace_end = match grace {
-        "0" | "0s" => None,
-        grace => Some(ahead("grace", grace, now)?),
+    let grace_end = match is_no_grace(grace) {
+        true => None,
+        false => Some(ahead("grace", grace, now)?),
     };
     let expires_at =
         asked.expires_in.as_deref().map(|lifetime| ahead("expires_in", lifetime, now)).transpose()?;

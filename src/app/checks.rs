@@ -20,7 +20,7 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// An endpoint that has health checks, and the outcomes of its last checks.
 struct Checked {
     endpoint: Arc<Endpoint>,
-    /// The `health_check` settings of the upstream.
+    /// The field `health` of the upstream.
     settings: HealthCheck,
     due: Instant,
     asking: Option<JoinHandle<Result<(), CheckFailure>>>,

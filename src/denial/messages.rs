@@ -119,6 +119,13 @@ impl Denial {
         Denial::new(Code::BadRequest, message, json!({"field": "background"}))
     }
 
+    /// 400: servers might disagree on whether the answer is a stream with its usage, by which its tokens are
+    /// limited.
+    pub(crate) fn unclear_stream() -> Self {
+        let message = "`stream` or `stream_options` can't be read in only one way, and the tokens of the answer are limited";
+        Denial::new(Code::BadRequest, message, json!({"field": "stream"}))
+    }
+
     /// 403: the key lists models, and `model` is none of them. `None`: the request names no model.
     pub(crate) fn model_not_allowed(model: Option<&str>, allowed: &[String]) -> Self {
         let details = json!({"model": model, "allowed": allowed});

@@ -317,6 +317,8 @@ impl Exchange<'_> {
             }
             Some(UploadFailure::UnclearModel) => Denial::unclear_model().caused_by(failure),
             Some(UploadFailure::LatePriority) => Denial::unclear_priority().caused_by(failure),
+            Some(UploadFailure::InBackground) => Denial::in_background().caused_by(failure),
+            Some(UploadFailure::UnclearStream) => Denial::unclear_stream().caused_by(failure),
             Some(UploadFailure::TooMuchOutput) => {
                 Denial::output_limit("max_tokens", self.limits.output.unwrap_or(0)).caused_by(failure)
             }

@@ -1,10 +1,10 @@
 //! Ends requests in service: when their key ends, or when the time of a request without a key is
 //! over.
 //!
-//! With `keys.cut_open_streams`, an answer, an upload or a tunnel ends as soon as its request would
-//! be refused. The request is judged again, by the facts of its admission (address, environment,
+//! With `keys.cut_open_streams`, an answer, an upload or a tunnel ends as soon as its key may not use its
+//! route any more. The request is judged again, by the facts of its admission (address, environment,
 //! age, route), whenever the keys change, and when the key, the grace of its secret, or its
-//! permitted age ends.
+//! permitted age ends. The models and the caps of the key and its group hold for later requests.
 
 use std::fmt;
 use std::future::Future;
@@ -32,7 +32,7 @@ use crate::route::Route;
 /// this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// A future that is ready when a request in service would be refused if it came now.
+/// A future that is ready when the key of a request in service may not use its route any more.
 pub(crate) struct Revocation(Pin<Box<dyn Future<Output = Ended> + Send>>);
 
 impl Revocation {
@@ -89,7 +89,7 @@ impl Judgement {
         self.next_end(self.clock.wall()).map(|_end| ())
     }
 
-    /// Waits until the request would be refused if it came now, and returns the reason.
+    /// Waits until the key may not use the routes of the request any more, and returns the reason.
     async fn overturned(self) -> Ended {
         // Changes of keys do not concern tokens and certificates, and the other way round.
         let mut changes = match self.proof {

@@ -39,12 +39,12 @@ impl Claim {
             (Some(Kind::Scalar { text, .. }), None) if is_key_id(text) => Some(text.as_str().into()),
             _ => None,
         };
-        let hash = |value: &Node| match &value.kind {
-            Kind::Scalar { text, .. } => KeyHash::parse(text),
-            _ => None,
-        };
-        let named = fields.iter().filter(|(key, _)| key.name == "hash");
-        Claim { id, hashes: named.filter_map(|(_, value)| hash(value)).collect() }
+        let rotated_out = fields.iter().filter(|(key, _)| key.name == "previous");
+        let rotated_out = rotated_out.flat_map(|(_, list)| match &list.kind {
+            Kind::List(secrets) => secrets.iter().map(hashes).collect(),
+            _ => Vec::new(),
+        });
+        Claim { id, hashes: hashes(node).into_iter().chain(rotated_out.flatten()).collect() }
     }
 
     /// Makes the claim of a line that is not JSON. The id and the hashes of the claim are the texts
@@ -62,6 +62,17 @@ impl Claim {
         let hashes = memchr::memmem::find_iter(line, HASH).filter_map(|at| KeyHash::parse(word(at)));
         Claim { id, hashes: hashes.collect() }
     }
+}
+
+/// Returns the hashes in the fields `hash` of a map.
+fn hashes(node: &Node) -> Vec<KeyHash> {
+    let Kind::Map(fields) = &node.kind else { return Vec::new() };
+    let named = fields.iter().filter(|(key, _)| key.name == "hash");
+    let hash = |value: &Node| match &value.kind {
+        Kind::Scalar { text, .. } => KeyHash::parse(text),
+        _ => None,
+    };
+    named.filter_map(|(_, value)| hash(value)).collect()
 }
 
 #[cfg(test)]
@@ -85,6 +96,13 @@ mod tests {
         assert_eq!(of_yaml("{id: key_a, id: key_b, hash: HASH}"), Claim { id: None, ..both.clone() });
         assert_eq!(of_yaml("{id: [key_a], hash: nonsense}"), Claim::default());
         assert_eq!(of_yaml("key_a"), Claim::default());
+        let old = KeyHash::of(b"b");
+        let rotated = format!(
+            "{{id: key_, hash: HASH, previous: [{{hash: '{}', expires_at: x}}, 3]}}",
+            old.to_stored()
+        );
+        assert_eq!(of_yaml(&rotated), Claim { id: None, hashes: vec![hash, old] });
+        assert_eq!(of_yaml("{hash: HASH, previous: HASH}"), Claim { id: None, ..both.clone() });
         let of_line = |text: &str| Claim::of_line(text.replace("HASH", &stored).as_bytes());
         assert_eq!(of_line("{\"id\":\"key_a\",\"hash\":\"HASH\""), both);
         assert_eq!(of_line("{\"id\":\"key_a\" \"name\":\"key_b\", HASH"), Claim { id: None, ..both });

@@ -60,13 +60,12 @@ pub(crate) fn load<'k, K: KeysInService>(
 
 /// Returns all keys of all files, if all files are good.
 pub(crate) fn records(directory: &Path, ids: &IdSecret) -> Result<Vec<KeyRecord>, Faults> {
+    let parts = parts(directory)?;
+    let entries = parts.iter().filter_map(|part| part.entries.as_ref().ok()).flatten();
+    let records = entries.filter_map(|entry| entry.read.as_ref().ok()).cloned().collect();
     let none = NoKeys::default();
-    let Findings { refused, .. } = settle(parts(directory)?, Reading::first(&none, ids))?.findings;
-    if !refused.is_empty() {
-        return Err(Faults(refused));
-    }
-    let entries = parts(directory)?.into_iter().filter_map(|part| part.entries.ok()).flatten();
-    Ok(entries.filter_map(|entry| entry.read.ok()).collect())
+    let Findings { refused, .. } = settle(parts, Reading::first(&none, ids))?.findings;
+    if refused.is_empty() { Ok(records) } else { Err(Faults(refused)) }
 }
 
 fn none(directory: &Path, refused: Vec<Fault>) -> Faults {

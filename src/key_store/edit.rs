@@ -175,11 +175,18 @@ impl Editor {
             }
             Store::Directory(directory) => {
                 refuse_taken(&self.records()?, records)?;
+                let mut added: Vec<PathBuf> = Vec::new();
                 for record in records {
                     let file = free_file(directory, record);
                     let text = entry_text::fields(record).join("\n") + "\n";
                     let one = std::slice::from_ref(record);
-                    self.write(&file, None, Some(text), |text| yaml::parse_part(&file, text), one)?;
+                    let written =
+                        self.write(&file, None, Some(text), |text| yaml::parse_part(&file, text), one);
+                    if let Err(error) = written {
+                        // All keys or none: nobody has seen the secrets of those that are there already.
+                        return Err(error::taken_back(error, &added));
+                    }
+                    added.push(file);
                 }
                 Ok(())
             }
@@ -434,4 +441,29 @@ fn free_file(directory: &Path, record: &KeyRecord) -> PathBuf {
     let names = [name.to_owned(), record.id.clone()].into_iter().chain(numbered);
     let mut files = names.map(|name| directory.join(format!("{name}.yaml")));
     files.find(|file| fs::symlink_metadata(file).is_err()).unwrap_or_else(|| directory.join("key.yaml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyHash;
+
+    #[test]
+    fn of_keys_for_a_directory_all_are_added_or_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        let record = |name: &str| {
+            let hash = KeyHash::of(name.as_bytes()).to_stored();
+            let text = format!("id: key_{name}\nhash: {hash}\npermissions: [read]\n");
+            yaml::parse_part(Path::new("part.yaml"), &text).unwrap().remove(0)
+        };
+        // Its file would be refused.
+        let broken = KeyRecord { name: Some(String::new()), ..record("broken") };
+        let editor = Editor::open(&StorePlace::Path(keys.clone()), Arc::new(IdSecret::random())).unwrap();
+        assert!(editor.add(&[record("first"), record("second"), broken]).is_err());
+        assert_eq!(files(&keys).unwrap(), Vec::<PathBuf>::new());
+        editor.add(&[record("first"), record("second")]).unwrap();
+        assert_eq!(files(&keys).unwrap().len(), 2);
+    }
 }

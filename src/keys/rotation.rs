@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{Span, Timestamp};
 
 use crate::keys::record::KeyRecord;
 use crate::keys::terms::Secret;
@@ -10,6 +10,11 @@ use crate::keys::token::Token;
 
 /// The age from which a secret is due for rotation, if the configuration sets no other age.
 pub(crate) const ROTATION_AGE: Duration = Duration::from_secs(90 * 86_400);
+
+/// Whether a grace says that the old secret ends at once: `0`, or no time of any unit.
+pub(crate) fn is_no_grace(grace: &str) -> bool {
+    grace == "0" || grace.parse::<Span>().is_ok_and(|span| span.is_zero())
+}
 
 /// The settings of one rotation of a key.
 #[derive(Clone, Copy, Debug)]

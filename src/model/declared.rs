@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::member::{Member, member_of};
 use super::named::{Named, is_plain};
 use super::spellings::Spellings;
-use super::values::{DeclaredOutput, Given, StreamOptions, number};
+use super::values::{DeclaredOutput, DeclaredStream, StreamOptions, number};
 use crate::json::{Kind, Literal, Text, Visitor};
 
 /// The declarations of a body, as far as it was read.
@@ -25,12 +25,13 @@ pub(crate) struct Declared {
     pub(crate) has_other_model: bool,
     /// The objects with options of the generation that the body's object has, such as `options`.
     options: SmallVec<[&'static str; 2]>,
+    /// Those that are null.
+    null_options: SmallVec<[&'static str; 1]>,
     /// Whether such an object is given twice, as a list or text, or under a name that only some servers
     /// read. Servers disagree on which one counts.
     has_unclear_options: bool,
-    pub(crate) stream: Given<bool>,
-    pub(crate) stream_options: Given<StreamOptions>,
-    /// Whether the answer is made in the background, and fetched later.
+    pub(crate) stream: DeclaredStream,
+    /// Whether the answer may be made in the background, and fetched later.
     pub(crate) is_in_background: bool,
     /// Whether the input has more than the body, such as an earlier conversation.
     pub(crate) has_more_input: bool,
@@ -121,9 +122,15 @@ impl Declared {
         self.outputs.iter().any(|output| output.tokens.is_some() && output.is_read_by(spellings))
     }
 
-    /// Whether the body has an object with options of the generation.
-    pub(crate) fn has_options(&self) -> bool {
-        !self.options.is_empty()
+    /// Whether the body has an object with options of the generation, or null in place of the one that these
+    /// spellings have.
+    pub(crate) fn has_options(&self, wanted: Spellings) -> bool {
+        !self.options.is_empty() || wanted.wrapper.is_some_and(|name| self.null_options.contains(&name))
+    }
+
+    /// Whether the part that was read ends within the options of the stream.
+    pub(crate) fn is_in_stream_options(&self) -> bool {
+        self.open.get(1).is_some_and(|frame| frame.member == Member::StreamOptions)
     }
 
     /// Returns the number of bytes of the input's text.
@@ -237,10 +244,11 @@ impl Declared {
         }
         match self.member {
             Member::Model => self.model = Named::Ambiguous,
-            Member::Stream => self.stream.give(None),
-            Member::StreamOptions | Member::LikeStream => {
-                self.stream_options.give(Some(StreamOptions::Other));
-            }
+            Member::Stream => self.stream.is_on.give(None),
+            Member::StreamOptions => self.stream.options.give(None),
+            Member::LikeStream => self.stream = DeclaredStream::UNCLEAR,
+            // Servers read such values as true.
+            Member::Background => self.is_in_background = true,
             _ => {}
         }
     }
@@ -266,29 +274,32 @@ impl Declared {
         };
         let is_exact = matches!(self.member, Member::Options(_));
         let is_repeated = self.options.contains(&name);
-        self.has_unclear_options |= !is_object || is_repeated || !is_exact;
+        let was_null = self.null_options.contains(&name);
+        self.has_unclear_options |= !is_object || is_repeated || was_null || !is_exact;
         if !is_repeated {
             self.options.push(name);
+        }
+    }
+
+    /// Notes null in place of an object with options. Servers that take the last one of several have no
+    /// options then.
+    fn note_null_options(&mut self) {
+        let (Member::Options(name) | Member::LikeOptions(name), 1) = (self.member, self.depth()) else {
+            return;
+        };
+        let is_exact = matches!(self.member, Member::Options(_));
+        let is_repeated = self.options.contains(&name) || self.null_options.contains(&name);
+        self.has_unclear_options |= is_repeated || !is_exact;
+        if !is_repeated {
+            self.null_options.push(name);
         }
     }
 
     /// Notes a value in the options of a stream. `literal`: the value with its position and length, if
     /// it is a literal.
     fn note_usage_option(&mut self, literal: Option<(Literal, u64, u64)>) {
-        let [_, Frame { member: Member::StreamOptions, kind: Kind::Object }] = self.open.as_slice() else {
-            return;
-        };
-        let options = match (self.stream_options, self.member, literal) {
-            (Given::Once(StreamOptions::Silent(_)), Member::IncludeUsage, Some((literal, at, length)))
-                if literal != Literal::True =>
-            {
-                StreamOptions::Declined(at, length)
-            }
-            // Other options may change what comes with the usage.
-            _ => StreamOptions::Other,
-        };
-        if let Given::Once(known) = &mut self.stream_options {
-            *known = options;
+        if let [_, Frame { member: Member::StreamOptions, kind: Kind::Object }] = self.open.as_slice() {
+            self.stream.note_option(self.member, literal);
         }
     }
 }
@@ -309,7 +320,7 @@ impl Visitor for Declared {
         }
         match (kind, self.depth(), self.member) {
             (Kind::Object, 1, Member::StreamOptions) => {
-                self.stream_options.give(Some(StreamOptions::Silent(at + 1)));
+                self.stream.options.give(Some(StreamOptions::Silent(at + 1, false)));
             }
             _ => self.note_other(),
         }
@@ -423,14 +434,18 @@ impl Visitor for Declared {
         if literal != Literal::Null {
             self.note_repeats(None);
         }
+        match literal {
+            Literal::Null => self.note_null_options(),
+            Literal::True | Literal::False => self.note_options(false),
+        }
         self.note_usage_option(Some((literal, from, to - from)));
         match (self.depth(), self.member, literal) {
-            (1, Member::Background, Literal::True) => self.is_in_background = true,
+            (1, Member::Background, Literal::False | Literal::Null) => {}
             (1, Member::StreamOptions, Literal::Null) => {
-                self.stream_options.give(Some(StreamOptions::Null(from)));
+                self.stream.options.give(Some(StreamOptions::Null(from)));
             }
-            (1, Member::Stream, Literal::True) => self.stream.give(Some(true)),
-            (1, Member::Stream, Literal::False | Literal::Null) => self.stream.give(Some(false)),
+            (1, Member::Stream, Literal::True) => self.stream.is_on.give(Some(true)),
+            (1, Member::Stream, Literal::False | Literal::Null) => self.stream.is_on.give(Some(false)),
             _ => self.note_other(),
         }
     }

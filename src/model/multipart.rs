@@ -64,15 +64,16 @@ impl Multipart {
         let mut boundaries = parameters.filter_map(|part| {
             let (name, value) = part?;
             // Some servers join `boundary*0` and `boundary*1`, or prefer `boundary*`.
-            name.trim().to_ascii_lowercase().starts_with("boundary").then_some((name.trim(), value))
+            name.trim().to_ascii_lowercase().starts_with("boundary").then_some((name.trim_start(), value))
         });
         let (Some((name, boundary)), None) = (boundaries.next(), boundaries.next()) else { return None };
-        if name.contains('*') {
+        // Some servers keep white space around the value, or the quotes behind it.
+        if name.contains('*') || has_space_around(name) || has_space_around(boundary) {
             return None;
         }
-        let boundary = match boundary.trim().strip_prefix('"') {
+        let boundary = match boundary.strip_prefix('"') {
             Some(quoted) => quoted.strip_suffix('"')?,
-            None => boundary.trim(),
+            None => boundary,
         };
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
         if !(1..=70).contains(&boundary.len()) || !boundary.bytes().all(is_plain) {
@@ -263,6 +264,10 @@ fn part(head: &[u8]) -> Result<Part, Unclear> {
     }
 }
 
+fn has_space_around(text: &str) -> bool {
+    text.trim() != text
+}
+
 /// Parses the parameters of `form-data; name="model"; filename="a.wav"`. Returns `None` if the text
 /// is no such header, or has an escape, which servers read in different ways.
 fn parameters(disposition: &str) -> Option<Vec<(String, String)>> {
@@ -275,6 +280,10 @@ fn parameters(disposition: &str) -> Option<Vec<(String, String)>> {
             Some(quoted) => quoted.split_once('"')?,
             None => behind.split_at(behind.find(';').unwrap_or(behind.len())),
         };
+        // Servers disagree on white space around `=`, and on quotes that begin later.
+        if has_space_around(name) || has_space_around(value) || value.contains('"') {
+            return None;
+        }
         let name_has_parts = name.contains('*') && !name.trim().eq_ignore_ascii_case("filename*");
         if name_has_parts || (value.contains(['\\', '<', '>']) && name.trim() != "filename") {
             return None;

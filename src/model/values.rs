@@ -1,6 +1,8 @@
 //! The values of a body's members that matter: numbers of output tokens, and options of a stream.
 
+use super::member::Member;
 use super::spellings::Spellings;
+use crate::json::Literal;
 
 /// A number of output tokens, as a member of the body declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +54,51 @@ impl<T> Given<T> {
 pub(crate) enum StreamOptions {
     /// The value is null, at this position.
     Null(u64),
-    /// An object that says nothing of the usage, with the position behind its opening bracket.
-    Silent(u64),
+    /// An object that says nothing of the usage: the position behind its opening bracket, and whether it has other
+    /// members.
+    Silent(u64, bool),
     /// An object that has `"include_usage": false` or null: the position of that value and its length.
     Declined(u64, u64),
-    /// Any other value. The upstream is not asked for more than the client asks for.
-    Other,
+    /// An object that has `"include_usage": true`.
+    Asked,
+}
+
+/// What a body says of whether its answer is a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeclaredStream {
+    pub(crate) is_on: Given<bool>,
+    pub(crate) options: Given<StreamOptions>,
+}
+
+impl DeclaredStream {
+    /// Servers disagree on both.
+    pub(super) const UNCLEAR: DeclaredStream =
+        DeclaredStream { is_on: Given::Unclear, options: Given::Unclear };
+
+    /// Whether servers may disagree on whether the answer is a stream, or on whether that has the usage.
+    pub(crate) fn is_unclear(self) -> bool {
+        match self.is_on {
+            Given::Unclear => true,
+            Given::Once(true) => self.options == Given::Unclear,
+            Given::Once(false) | Given::Never => false,
+        }
+    }
+
+    /// Notes a member of the options. `literal`: its value with its position and length, if that is a literal.
+    pub(super) fn note_option(&mut self, member: Member, literal: Option<(Literal, u64, u64)>) {
+        let Given::Once(known) = self.options else { return };
+        self.options = match (known, member, literal) {
+            (StreamOptions::Silent(..), Member::IncludeUsage, Some((Literal::True, ..))) => {
+                Given::Once(StreamOptions::Asked)
+            }
+            (StreamOptions::Silent(..), Member::IncludeUsage, Some((_, at, length))) => {
+                Given::Once(StreamOptions::Declined(at, length))
+            }
+            (_, Member::IncludeUsage | Member::LikeStream, _) => Given::Unclear,
+            (StreamOptions::Silent(at, _), _, _) => Given::Once(StreamOptions::Silent(at, true)),
+            (known, _, _) => Given::Once(known),
+        };
+    }
 }
 
 /// Reads a number of tokens or repetitions; `None` for a value that is no limit. A fraction is

@@ -65,7 +65,7 @@ impl ListenerTls {
     /// its certificates have.
     fn coverage(&self, domains: &[String], now: Timestamp) -> Option<usize> {
         let lives = self.chosen.0.iter().filter_map(|certificate| Life::of(&certificate.leaf));
-        let valid: Vec<Life> = lives.filter(|life| life.is_valid(now)).collect();
+        let valid: Vec<Life> = lives.filter(|life| !life.has_ended(now)).collect();
         let is_covered =
             |domain: &&String| valid.iter().any(|life| life.covers(std::slice::from_ref(*domain)) == 1);
         (!valid.is_empty()).then(|| domains.iter().filter(is_covered).count())

@@ -17,7 +17,7 @@ use crate::config::{Limits, ModelIn, Priority, TellsPriority, Usage};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
 use crate::limit::Cost;
-use crate::model::{BodyKind, BodyScan, Declared, Named};
+use crate::model::{BodyKind, BodyScan, Declared, DeclaredStream, Named, folded_path};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount, accept_readable_encodings};
@@ -38,6 +38,10 @@ pub(super) struct Inspection {
     output: Option<u32>,
     /// Whether the body's `priority` is set here, so that no other one may follow.
     sets_priority: bool,
+    /// Whether the request's tokens are limited.
+    is_limited: bool,
+    /// Whether the usage of a stream is asked for in the part of the body that was read.
+    asks_for_usage: bool,
     estimate: Option<(Estimate, InputSize)>,
     limits: Limits,
     /// Whether the body names the model, and not the path or the query.
@@ -93,6 +97,8 @@ impl Inspection {
             edits: Vec::new(),
             output: None,
             sets_priority: false,
+            is_limited: false,
+            asks_for_usage: false,
             estimate: None,
             limits: snapshot.limits,
             has_length: true,
@@ -177,9 +183,13 @@ impl Inspection {
             let spellings = grant.route().model.server.spellings(path);
             let HeldCap { output, edits } = seen.hold(caps, spellings)?;
             (inspection.output, inspection.edits) = (output, edits);
-            let is_limited = output.is_some() || grant.has_token_limit(context);
-            if is_limited && seen.declared().is_in_background {
+            let counts = grant.has_token_limit(context);
+            inspection.is_limited = counts || output.is_some();
+            if inspection.is_limited && seen.declared().is_in_background {
                 return Err(Denial::in_background());
+            }
+            if counts && asking(grant.route()).is_unclear(path, seen.declared()) {
+                return Err(Denial::unclear_stream());
             }
         }
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
@@ -238,7 +248,7 @@ impl Inspection {
         if account.is_some() && asking == Asking::Leave {
             accept_readable_encodings(&mut parts.headers);
         }
-        (account, self.take_effect(body, limits))
+        (account, self.take_effect(path, body, limits))
     }
 
     /// Estimates the tokens that a request may need, and returns what to charge.
@@ -266,12 +276,11 @@ impl Inspection {
     /// Asks the upstream for the usage of a stream, if that is configured and the request does not
     /// ask by itself.
     fn ask_for_usage(&mut self, route: &Route, parts: &mut Parts, path: &str) -> Asking {
-        let asking = match route.usage {
-            Usage::Leave => Asking::Leave,
-            Usage::Ask => Asking::Ask { strips_null: true },
-            Usage::AskWithNulls => Asking::Ask { strips_null: false },
-        };
-        let is_clear = |seen: &&SeenBody| seen.is_whole && !seen.scan.is_faulty();
+        let asking = asking(route);
+        // Of a body that was not read whole, the rest is checked where tokens are limited.
+        let is_known =
+            |seen: &SeenBody| seen.is_whole || (self.is_limited && !seen.declared().is_in_stream_options());
+        let is_clear = |seen: &&SeenBody| is_known(seen) && !seen.scan.is_faulty();
         let edit = self.seen.as_ref().filter(is_clear).and_then(|seen| {
             if !route.uses_tokens(&parts.method) { None } else { asking.edit(path, seen.declared()) }
         });
@@ -282,6 +291,7 @@ impl Inspection {
         }
         self.edits.push(edit);
         self.edits.sort_by_key(|edit| edit.at);
+        self.asks_for_usage = true;
         asking
     }
 
@@ -309,19 +319,33 @@ impl Inspection {
 
     /// Changes the body where that was decided, and returns the guard of the rest of the body.
     /// `limits`: the limits of the upload, which grow by what is inserted.
-    fn take_effect(self, body: &RequestBody, limits: &mut UploadLimits) -> Option<Box<dyn UploadGuard>> {
+    fn take_effect(
+        self,
+        path: &str,
+        body: &RequestBody,
+        limits: &mut UploadLimits,
+    ) -> Option<Box<dyn UploadGuard>> {
         limits.output = self.output;
         if !self.edits.is_empty() {
             let before = body.prelude_bytes();
             body.edit_prelude(&self.edits);
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
-        let is_checked = self.needs_model || self.output.is_some() || self.sets_priority || !self.has_length;
+        // Only this API makes answers in the background.
+        let forbids_background = self.is_limited && folded_path(path).ends_with("/responses");
+        let is_checked = self.needs_model
+            || self.output.is_some()
+            || self.sets_priority
+            || !self.has_length
+            || forbids_background
+            || self.asks_for_usage;
         let scan = self.seen.filter(|seen| !seen.is_whole && is_checked)?.scan;
         let (model, is_of_body) = (self.needs_model.then_some(self.model), self.is_of_body);
         let (prelude, passed) = (scan.bytes(), self.passed);
         let multiplier = scan.declared().multiplier();
-        let priorities = self.sets_priority.then_some(scan.declared().priorities.len());
+        let declared = scan.declared();
+        let priorities = self.sets_priority.then_some(declared.priorities.len());
+        let stream = self.asks_for_usage.then_some(declared.stream);
         Some(Box::new(Guard {
             scan,
             model,
@@ -332,6 +356,8 @@ impl Inspection {
             passed,
             multiplier,
             priorities,
+            stream,
+            forbids_background: self.is_limited,
         }))
     }
 }
@@ -359,6 +385,15 @@ fn look(
     Some(Look { kind, must, waits: must || is_counted })
 }
 
+/// Returns how the upstream of a route is asked for the usage of streams.
+fn asking(route: &Route) -> Asking {
+    match route.usage {
+        Usage::Leave => Asking::Leave,
+        Usage::Ask => Asking::Ask { strips_null: true },
+        Usage::AskWithNulls => Asking::Ask { strips_null: false },
+    }
+}
+
 /// Whether the bodies of such requests may have a `priority`: those that generate or embed.
 fn has_priority(route: &Route, method: &Method) -> bool {
     route.uses_tokens(method) && kind_of_body(route, method) == Some(BodyKind::Json)
@@ -381,6 +416,10 @@ struct Guard {
     multiplier: u64,
     /// How often the prelude has a `priority`, if that was set there; `None` if it was not.
     priorities: Option<usize>,
+    /// What the prelude says of the stream whose usage was asked for there; `None` if it was not.
+    stream: Option<DeclaredStream>,
+    /// Whether the answer may not be made in the background.
+    forbids_background: bool,
 }
 
 impl UploadGuard for Guard {
@@ -403,8 +442,13 @@ impl UploadGuard for Guard {
         if self.priorities.is_some_and(|known| has_more(known) || self.scan.is_faulty()) {
             return Err(UploadFailure::LatePriority);
         }
+        if self.forbids_background && declared.is_in_background {
+            return Err(UploadFailure::InBackground);
+        }
+        if self.stream.is_some_and(|known| known != declared.stream) {
+            return Err(UploadFailure::UnclearStream);
+        }
         let Some(limit) = self.output else { return Ok(()) };
-        let declared = self.scan.declared();
         let each = u64::from(limit) / declared.multiplier();
         let exceeds = |tokens: Option<u64>| tokens.is_none_or(|tokens| tokens > each);
         // A number that was lowered in the prelude is no excess.

@@ -186,7 +186,7 @@ fn lowered(declared: &Declared, each: u64, spellings: Spellings) -> Option<Vec<E
         return Some(edits);
     }
     // Servers differ on two objects of the same name.
-    if declared.has_options() {
+    if declared.has_options(spellings) {
         return None;
     }
     let at = declared.inside?;

@@ -18,21 +18,30 @@ pub(crate) enum Asking {
 }
 
 impl Asking {
+    /// Whether the upstream is asked on such a path. Other APIs report the usage of streams by themselves, and
+    /// might refuse the member.
+    fn concerns(self, path: &str) -> bool {
+        self != Asking::Leave && folded_path(path).ends_with("/completions")
+    }
+
+    /// Whether it is not certain that the usage of a stream can be asked for.
+    pub(crate) fn is_unclear(self, path: &str, declared: &Declared) -> bool {
+        self.concerns(path) && declared.stream.is_unclear()
+    }
+
     /// Returns the change that asks for the usage of a stream. Returns `None` if the request is not
-    /// streamed, asks by itself, or has options that may change what comes with the usage.
-    /// `declared`: the declarations of the whole body.
+    /// streamed, asks by itself, or says in more than one way whether it does.
     pub(crate) fn edit(self, path: &str, declared: &Declared) -> Option<Edit> {
-        // Other APIs report the usage of streams by themselves, and might refuse the member.
-        let has_option = folded_path(path).ends_with("/completions");
-        if self == Asking::Leave || !has_option || declared.stream != Given::Once(true) {
+        if !self.concerns(path) || declared.stream.is_on != Given::Once(true) {
             return None;
         }
-        let (at, length, bytes) = match declared.stream_options {
+        let (at, length, bytes) = match declared.stream.options {
             Given::Never => (declared.inside?, 0, r#""stream_options":{"include_usage":true},"#),
             Given::Once(StreamOptions::Null(at)) => (at, "null".len() as u64, r#"{"include_usage":true}"#),
-            Given::Once(StreamOptions::Silent(at)) => (at, 0, r#""include_usage":true"#),
+            Given::Once(StreamOptions::Silent(at, false)) => (at, 0, r#""include_usage":true"#),
+            Given::Once(StreamOptions::Silent(at, true)) => (at, 0, r#""include_usage":true,"#),
             Given::Once(StreamOptions::Declined(at, length)) => (at, length, "true"),
-            Given::Once(StreamOptions::Other) | Given::Unclear => return None,
+            Given::Once(StreamOptions::Asked) | Given::Unclear => return None,
         };
         Some(Edit { at, length, bytes: bytes.to_owned() })
     }

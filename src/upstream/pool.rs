@@ -115,7 +115,11 @@ impl WorkerPool {
                 // A connection needs a descriptor. Closing all idle connections frees descriptors
                 // for the new connection.
                 Err((_, error)) if is_shortage(&error) && self.close_idle() => {
-                    self.connect(upstream, endpoint, needs, None, &delay, tried).await
+                    let guard = match may_share {
+                        true => Some(self.connecting_lock(endpoint).lock_owned().await),
+                        false => None,
+                    };
+                    self.connect(upstream, endpoint, needs, guard, &delay, tried).await
                 }
                 connected => connected,
             }

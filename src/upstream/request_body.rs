@@ -136,6 +136,10 @@ pub(crate) enum UploadFailure {
     TooMuchOutput,
     /// The body sets its priority behind the part that was looked at.
     LatePriority,
+    /// The rest of the body asks for an answer that is made in the background, whose tokens are limited.
+    InBackground,
+    /// The rest of the body makes it unclear whether a stream has its usage.
+    UnclearStream,
 }
 
 /// Error of a request's body: the client closed the connection, or the body's framing was

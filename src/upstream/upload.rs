@@ -78,6 +78,8 @@ const BROKEN: u8 = 5;
 const UNCLEAR_MODEL: u8 = 6;
 const TOO_MUCH_OUTPUT: u8 = 7;
 const LATE_PRIORITY: u8 = 8;
+const IN_BACKGROUND: u8 = 9;
+const UNCLEAR_STREAM: u8 = 10;
 
 /// Checks a request's body as it is forwarded.
 pub(crate) trait UploadGuard: Send + Sync {
@@ -159,6 +161,8 @@ impl UploadProgress {
             UNCLEAR_MODEL => Some(UploadFailure::UnclearModel),
             TOO_MUCH_OUTPUT => Some(UploadFailure::TooMuchOutput),
             LATE_PRIORITY => Some(UploadFailure::LatePriority),
+            IN_BACKGROUND => Some(UploadFailure::InBackground),
+            UNCLEAR_STREAM => Some(UploadFailure::UnclearStream),
             _ => None,
         }
     }
@@ -288,6 +292,8 @@ impl Uploading {
             UploadFailure::UnclearModel => UNCLEAR_MODEL,
             UploadFailure::TooMuchOutput => TOO_MUCH_OUTPUT,
             UploadFailure::LatePriority => LATE_PRIORITY,
+            UploadFailure::InBackground => IN_BACKGROUND,
+            UploadFailure::UnclearStream => UNCLEAR_STREAM,
         };
         self.progress.moved(state);
         self.tap.ended(BodyEnd::Failed);

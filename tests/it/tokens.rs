@@ -256,6 +256,11 @@ async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() 
     let end = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     let cases = [
         ("a stream is counted", sse(&format!("{role}{}{end}", word.repeat(5))), 5),
+        (
+            "events with several tokens each",
+            sse(&format!("{role}{}{end}", word.replace("\"a\"", "\"a few words in one event\"").repeat(10))),
+            60,
+        ),
         ("chunks of one byte", chunked(&format!("{role}{}{end}", word.repeat(5)), 1), 5),
         (
             "plain JSON in place of a stream",
@@ -332,6 +337,11 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
         ("{}", r#"{"include_usage":true}"#),
         (r#"{"include_usage":false}"#, r#"{"include_usage":true}"#),
         (r#"{ "include_usage": null }"#, r#"{ "include_usage": true }"#),
+        (
+            r#"{"include_usage":false,"continuous_usage_stats":true}"#,
+            r#"{"include_usage":true,"continuous_usage_stats":true}"#,
+        ),
+        (r#"{"continuous_usage_stats":false}"#, r#"{"include_usage":true,"continuous_usage_stats":false}"#),
     ] {
         let upstream = Upstream::answering(chunked(asked, 4096)).await;
         let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
@@ -358,21 +368,71 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
     }
     // Who asks by itself, or does not stream, gets what the upstream sends.
     for body in [
-        "{\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
-        "{\"stream\":true,\"stream_options\":{\"include_usage\":false,\"continuous_usage_stats\":true}}",
-        "{\"stream\":true,\"stream_options\":{\"include_usage\":false},\"stream_options\":null}",
-        "{\"stream\":true,\"stream_options\":[]}",
-        "{\"stream\":true,\"Stream_Options\":null}",
-        "{\"stream\":true,\"stream_options\":{\"Include_Usage\":false}}",
-        "{\"stream\":false}",
-        "{\"x\":1}",
-        "{\"stream\":true,\"stream\":true}",
+        r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":false}}"#,
+        r#"{"stream":false}"#,
+        r#"{"x":1}"#,
     ] {
         let upstream = Upstream::answering(chunked(asked, 4096)).await;
         let gateway = gateway(&upstream, "{tokens: 10k, per: 1d}").await;
         let answer = gateway.post("/v1/chat/completions", "ci", body).await;
         assert_eq!(String::from_utf8(answer.body).unwrap(), asked, "{body}");
         assert_eq!(upstream.only_request().body, body.as_bytes());
+    }
+}
+
+/// Without its usage, the tokens of a stream are only counted by its events.
+#[tokio::test]
+async fn whether_a_stream_has_its_usage_is_certain_where_tokens_are_limited() {
+    let upstream = Upstream::answering(chunked("data: [DONE]\n\n", 4096)).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 1M, per: 1d, burst: 1M}]")
+        .key("free", "permissions: [read]")
+        .config(ROUTES)
+        .start()
+        .await;
+    let post = async |key: &str, body: &str| gateway.post("/v1/chat/completions", key, body).await;
+    for body in [
+        r#"{"stream":"true"}"#,
+        r#"{"stream":1}"#,
+        r#"{"stream":true,"stream":true}"#,
+        r#"{"Stream":true}"#,
+        r#"{"stream":true,"stream_options":[]}"#,
+        r#"{"stream":true,"stream_options":"x"}"#,
+        r#"{"stream":true,"Stream_Options":null}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":false},"stream_options":null}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true},"stream_options":null}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":"false"}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":0}}"#,
+        r#"{"stream":true,"stream_options":{"include_usage":[]}}"#,
+        r#"{"stream":true,"stream_options":{"Include_Usage":false}}"#,
+    ] {
+        upstream.forget();
+        let refused = post("ci", body).await;
+        refused.assert_denied(400, "BAD_REQUEST");
+        assert_eq!(refused.json()["error"]["details"]["field"], "stream", "{body}");
+        assert!(upstream.requests().is_empty());
+        assert_eq!(post("free", body).await.status, 200, "{body}");
+        assert_eq!(upstream.only_request().body, body.as_bytes());
+    }
+    // Of a body that is not held back whole, the beginning asks, and the rest takes nothing back.
+    let long = "x".repeat(200_000);
+    for (options, sent) in [
+        ("", r#""stream_options":{"include_usage":true},"stream":true,"#.to_owned()),
+        (r#""stream_options":null,"#, r#""stream":true,"stream_options":{"include_usage":true},"#.to_owned()),
+    ] {
+        upstream.forget();
+        let body = format!(r#"{{"stream":true,{options}"x":"{long}"}}"#);
+        assert_eq!(post("ci", &body).await.status, 200);
+        let whole = String::from_utf8(upstream.only_request().body).unwrap();
+        assert_eq!(whole, format!(r#"{{{sent}"x":"{long}"}}"#));
+    }
+    for rest in [r#""stream_options":null"#, r#""stream":false"#, r#""STREAM":1"#] {
+        upstream.forget();
+        let refused = post("ci", &format!(r#"{{"stream":true,"x":"{long}",{rest}}}"#)).await;
+        refused.assert_denied(400, "BAD_REQUEST");
+        assert!(upstream.requests().iter().all(|request| !request.is_complete), "{rest}");
     }
 }
 
@@ -532,6 +592,7 @@ async fn output_is_capped_over_all_spellings() {
         ("/v1/chat/completions", "{\"max_tokens\":7}", "{\"max_tokens\":7}"),
         ("/v1/chat/completions", "{\"n_predict\":7}", "{\"max_tokens\":100,\"n_predict\":7}"),
         ("/v1/chat/completions", "{\"n_predict\":null}", "{\"max_tokens\":100,\"n_predict\":100}"),
+        ("/v1/chat/completions", "{\"options\":null}", "{\"max_tokens\":100,\"options\":null}"),
     ] {
         upstream.forget();
         assert_eq!(gateway.post(path, "lower", body).await.status, 200, "{body}");
@@ -541,8 +602,15 @@ async fn output_is_capped_over_all_spellings() {
     upstream.forget();
     assert_eq!(gateway.post("/v1/chat/completions", "lower", &digits).await.status, 200);
     assert_eq!(upstream.only_request().body, b"{\"max_tokens\":100}");
-    let options = "{\"options\":{\"temperature\":0}}";
-    gateway.post("/api/chat", "lower", options).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
+    for options in ["{\"temperature\":0}", "null", "false"] {
+        let body = format!("{{\"options\":{options}}}");
+        gateway.post("/api/chat", "lower", &body).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
+    }
+    let late =
+        format!("{{\"options\":{{\"num_predict\":50}},\"x\":\"{}\",\"options\":null}}", "x".repeat(200_000));
+    for key in ["refuse", "lower"] {
+        gateway.post("/api/chat", key, &late).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
+    }
     for ending in ["\"n\":50", "\"prompt\":[\"a\",\"b\"]", "\"max_tokens\":null"] {
         let late = format!("{{\"max_tokens\":100,\"x\":\"{}\",{ending}}}", "x".repeat(200_000));
         gateway
@@ -777,14 +845,48 @@ async fn answers_that_are_made_in_the_background_are_refused_under_a_token_limit
     let upstream = Upstream::answering(json_answer("{}")).await;
     let gateway = Gateway::guarding(&upstream)
         .key("ci", "permissions: [read], rate_limits: [{tokens: 1000, per: 1h}]")
+        .key("capped", "permissions: [read], request: {max_output_tokens: 10}")
+        .key("lowered", "permissions: [read], request: {max_output_tokens: 10, on_excess: lower}")
         .key("free", "permissions: [read], rate_limits: [{requests: 1000, per: 1h}]")
         .config(ROUTES)
         .start()
         .await;
     let body = "{\"background\":true,\"max_output_tokens\":5}";
-    gateway.post("/v1/responses", "ci", body).await.assert_denied(400, "BAD_REQUEST");
-    assert_eq!(gateway.post("/v1/responses", "free", body).await.status, 200);
-    assert_eq!(gateway.post("/v1/responses", "ci", &body.replace("true", "false")).await.status, 200);
+    let limited = ["ci", "capped", "lowered"];
+    // Servers that are not strict read the others as true.
+    for value in
+        ["true", "1", "1.0", "\"true\"", "\"on\"", "\"t\"", "[true]", "{}", "null,\"background\":\"yes\""]
+    {
+        let body = body.replace("true", value);
+        for key in limited {
+            gateway.post("/v1/responses", key, &body).await.assert_denied(400, "BAD_REQUEST");
+        }
+        assert_eq!(gateway.post("/v1/responses", "free", &body).await.status, 200);
+    }
+    let late = |value: &str| {
+        let input = "x".repeat(200_000);
+        format!("{{\"max_output_tokens\":5,\"input\":[\"{input}\"],\"background\":{value}}}")
+    };
+    let body = "{\"background\":true,\"max_output_tokens\":5}";
+    upstream.forget();
+    for key in ["capped", "lowered"] {
+        let refused = gateway.post("/v1/responses", key, &late("true")).await;
+        refused.assert_denied(400, "BAD_REQUEST");
+        assert_eq!(refused.json()["error"]["details"]["field"], "background");
+    }
+    let counting = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 1M, per: 1h, burst: 1M}]")
+        .config(ROUTES)
+        .start()
+        .await;
+    counting.post("/v1/responses", "ci", &late("true")).await.assert_denied(400, "BAD_REQUEST");
+    assert!(upstream.requests().iter().all(|request| !request.is_complete));
+    for value in ["false", "null"] {
+        for key in limited {
+            assert_eq!(gateway.post("/v1/responses", key, &body.replace("true", value)).await.status, 200);
+        }
+        assert_eq!(counting.post("/v1/responses", "ci", &late(value)).await.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::Args;
-use jiff::Span;
 
 use super::secret::{or_by_hand, show_secret};
 use super::store_argument::StoreArgument;
@@ -15,7 +14,7 @@ use crate::config::decode::parse_duration;
 use crate::key_store::edit::{Editor, Found};
 use crate::key_store::redis::Waited;
 use crate::keys::KeyRecord;
-use crate::keys::rotation::{NotRotated, Rotation};
+use crate::keys::rotation::{NotRotated, Rotation, is_no_grace};
 use crate::keys::token::Token;
 use crate::plural::plural;
 
@@ -85,8 +84,7 @@ impl Rotate {
         token: &Token,
         max_age: Option<Duration>,
     ) -> Result<KeyRecord, Failure> {
-        let is_at_once = self.grace == "0" || self.grace.parse::<Span>().is_ok_and(|span| span.is_zero());
-        let grace_end = match is_at_once {
+        let grace_end = match is_no_grace(&self.grace) {
             true => None,
             false => Some(ahead("--grace", &self.grace)?),
         };

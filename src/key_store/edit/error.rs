@@ -1,7 +1,7 @@
 //! The reasons why a store was not changed.
 
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::config::fault::{Fault, Faults};
 use crate::keys::record::KeyRecord;
@@ -41,6 +41,22 @@ pub(super) fn last<T>(record: &KeyRecord) -> Result<T, EditError> {
          its record; to empty the store, edit it by hand (`keys: []`)",
         record.id
     ))
+}
+
+/// Removes files of keys after a fault that keeps others from being added. Returns the fault, with the files that
+/// can't be removed.
+pub(super) fn taken_back(fault: EditError, added: &[PathBuf]) -> EditError {
+    let left: Vec<String> = added
+        .iter()
+        .filter(|file| fs::remove_file(file).is_err())
+        .map(|file| file.display().to_string())
+        .collect();
+    match (fault, left.is_empty()) {
+        (EditError::Refused(message), false) => {
+            EditError::Refused(format!("{message}, but {}, which can't be removed", left.join(", ")))
+        }
+        (fault, _) => fault,
+    }
 }
 
 /// Makes a message from the error of a failed system call.
