@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::Method;
+use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::descriptors::carried_by_descriptors;
@@ -47,6 +48,7 @@ pub(super) fn of(
     if shadows.next().is_some() {
         warnings.push("more routes shadow each other".to_owned());
     }
+    warnings.extend(of_paths(snapshot).take(MAX_NAMED));
     warnings.extend(of_cors(config));
     warnings.extend(of_models(config));
     warnings.extend(of_tokens(config, set, snapshot));
@@ -80,8 +82,9 @@ fn of_plain_keys(config: &Config) -> Option<String> {
 /// Returns warnings about trusted networks that include all addresses. Any client could then choose
 /// the address that it seems to come from.
 fn of_trusted_proxies(config: &Config) -> impl Iterator<Item = String> {
-    let networks = config.trusted_proxies.networks.iter().filter(|network| network.prefix_len() == 0);
-    networks.map(|network| {
+    // Also two halves of all addresses.
+    let networks = IpNet::aggregate(&config.trusted_proxies.networks).into_iter();
+    networks.filter(|network| network.prefix_len() == 0).map(|network| {
         format!("trusted_proxies has {network}: any client can choose the address that it seems to come from")
     })
 }
@@ -174,6 +177,25 @@ fn of_route(shadow: &Shadow<'_>) -> String {
             "the route {by}, which asks less than {route}, leads to the same paths of {upstream}: one of them takes a prefix off"
         ),
     }
+}
+
+/// Returns warnings about paths that are written as regular expressions or templates. Taken as they are, they match
+/// next to nothing, so that a later route takes the requests that were meant.
+fn of_paths(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    const SIGNS: [&str; 6] = ["(", ".*", ".+", "]+", "]*", "\\"];
+    let is_variable = |segment: &str| segment.starts_with(':') && segment.len() > 1;
+    let is_other =
+        move |path: &str| SIGNS.iter().any(|sign| path.contains(sign)) || path.split('/').any(is_variable);
+    snapshot.routes.routes().flat_map(move |route| {
+        let paths = route.written_paths().filter(move |path| is_other(path));
+        paths.map(|path| {
+            format!(
+                "the path {path} of the route {} looks like a regular expression or a template, and is none: `*` stands for \
+                 characters of one segment, `**` for segments",
+                route.name
+            )
+        })
+    })
 }
 
 /// Returns warnings about each `cors` whose `headers` let no page send a key, although its routes

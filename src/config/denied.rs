@@ -29,7 +29,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<WrittenDenied, Faults> {
     let mut decoder = Decoder::new(path, Quoting::Allowed, None);
     let lists = decoder.fields(&root, "denied tokens").map(|mut fields| {
         let jti = decoder.given(&mut fields, "jti", |d, node| d.list(node, token_id));
-        let sub = decoder.given(&mut fields, "sub", |d, node| d.list(node, Decoder::word));
+        let sub = decoder.given(&mut fields, "sub", |d, node| d.list(node, holder));
         let lists = [jti, sub];
         decoder.done(fields);
         lists
@@ -46,9 +46,31 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<WrittenDenied, Faults> {
     }
 }
 
+/// Decodes what a claim is compared with. White space around it would let it match no token.
+fn claim(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let text = d.word(node)?;
+    match text.trim() == text {
+        true => Some(text),
+        false => d.hinted(node.at, "has white space around it, so that it denies nobody", "remove it"),
+    }
+}
+
+/// Decodes a holder, which may be a pattern.
+fn holder(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let holder = claim(d, node)?;
+    match holder.starts_with('!') {
+        true => d.hinted(
+            node.at,
+            "`!` takes no holder out of those that are denied",
+            "list those that are denied",
+        ),
+        false => Some(holder),
+    }
+}
+
 /// Decodes the id of a token, which is no pattern.
 fn token_id(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
-    let id = d.word(node)?;
+    let id = claim(d, node)?;
     match id.contains('*') {
         true => d.hinted(node.at, "an id of a token is no pattern", "the whole id; patterns are for `sub`"),
         false => Some(id),

@@ -78,6 +78,9 @@ mod tests {
     fn a_file_that_says_nothing_is_a_fault() {
         for text in [
             "jti: [\"a*\"]\n",
+            "jti: [\"a \"]\n",
+            "sub: [\" a\"]\n",
+            "sub: [\"!a\"]\n",
             "",
             "# nothing\n",
             "jti:\n",

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::glob::matches;
 
+/// Characters that other programs' patterns have, and no name of a model has.
+const FOREIGN: [char; 12] = ['[', ']', '{', '}', '(', ')', '|', '?', '!', ',', '^', '$'];
+
 /// A list of patterns. A name passes if a pattern allows it and no pattern with `!` takes it out
 /// again; a list of `!` patterns alone allows all other names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +20,8 @@ pub(crate) enum PatternFault {
     Empty,
     /// White space around a pattern, or a control character: no name has these.
     NotPlain,
+    /// A pattern that takes nothing out, because it is written as other programs write patterns.
+    OtherLanguage,
 }
 
 impl fmt::Display for PatternFault {
@@ -24,6 +29,9 @@ impl fmt::Display for PatternFault {
         f.write_str(match self {
             PatternFault::Empty => "a pattern for models is empty, and matches nothing",
             PatternFault::NotPlain => "a pattern for models has white space around it, or control characters",
+            PatternFault::OtherLanguage => {
+                "a pattern with `!` takes out what is behind it, in which only `*` stands for other characters"
+            }
         })
     }
 }
@@ -42,6 +50,10 @@ impl ModelPatterns {
             }
             if glob.trim() != glob || glob.chars().any(char::is_control) {
                 return Err((index, PatternFault::NotPlain));
+            }
+            // Taken as they are, such characters would take no model out.
+            if glob.len() < pattern.len() && glob.contains(FOREIGN) {
+                return Err((index, PatternFault::OtherLanguage));
             }
         }
         Ok(ModelPatterns { written })
@@ -81,5 +93,23 @@ impl ModelPatterns {
             }
         }
         is_allowed || !has_allowing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_would_take_nothing_out_is_refused() {
+        let made = |pattern: &str| ModelPatterns::new(vec!["a".to_owned(), pattern.to_owned()]);
+        for pattern in ["!bad-[0-9]*", "!gpt-?", "!(a|b)", "!!foo", "!bad,!worse", "!{a,b}", "!^a", "!a$"] {
+            assert_eq!(made(pattern), Err((1, PatternFault::OtherLanguage)), "{pattern}");
+        }
+        assert_eq!(made("! a"), Err((1, PatternFault::NotPlain)));
+        assert_eq!(made("!"), Err((1, PatternFault::Empty)));
+        for pattern in ["!*-70b", "!org/Name_1.5:latest-q4@x+y", "gpt-?"] {
+            assert!(made(pattern).is_ok(), "{pattern}");
+        }
     }
 }

@@ -66,7 +66,8 @@ class Pebble:
                 + ["-management", f"127.0.0.1:{self.dns_management}", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]
             )
             wait_for("the DNS server listens", lambda: is_listening(self.dns_management))
-        environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0"}
+        # By itself, Pebble refuses nonces by chance.
+        environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "0"}
         self.process = self._spawn(
             ["pebble", "-config", str(self.path / "config.json"), "-dnsserver", f"127.0.0.1:{self.dns}"], environment
         )

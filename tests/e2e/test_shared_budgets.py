@@ -104,8 +104,13 @@ def test_a_request_that_waits_too_long_takes_nothing_from_the_limits_of_all_repl
             assert {(status, body["error"]["code"]) for status, body in answers} == {(503, "QUEUE_TIMEOUT")}
             me = lambda: ask(replica.port, replica.tokens["member"], "GET", "/.bearward/me")[1]
             wait_for("the budgets are as before", lambda: [one["used"] for one in me()["budgets"]] == [1, COST])
-            left = lambda: [one["remaining"] for one in me()["limits"]]
-            wait_for("the windows are as before", lambda: left() == [999, 6000 - COST])
+
+            def are_as_before():
+                requests, tokens = (one["remaining"] for one in me()["limits"])
+                # A slow machine takes longer than the quarter of a minute in which a token is regained.
+                return requests == 999 and 6000 - COST <= tokens <= 6000 - COST + 5
+
+            wait_for("the windows are as before", are_as_before)
             assert holding.result()[0] == 200
 
 

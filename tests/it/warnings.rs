@@ -163,6 +163,18 @@ fn cases(directory: &Path) -> Vec<Case> {
             .config("state: {path: /no/such/state}"),
         case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"])
             .config("trusted_proxies: [0.0.0.0/0]"),
+        case(&["trusted_proxies has 0.0.0.0/0: any client can choose the address"])
+            .config("trusted_proxies: [0.0.0.0/1, 128.0.0.0/1]"),
+        case(&[
+            "the path /a/.* of the route a looks like a regular expression",
+            "the path /b/:id of the route a looks",
+            "the path /d/(x) of the route a looks",
+            "the path /e/[a-z]+ of the route a looks",
+        ])
+        .config(
+            "routes: [{name: a, paths: ['/a/.*', '/b/:id', '/d/(x)', '/e/[a-z]+', '/g/*.{x,y}', '/h/**'], \
+             permission: read}]",
+        ),
         case(&["trusted_proxies has ::/0: any client can choose the address"])
             .config("trusted_proxies: [10.0.0.0/8, \"::/0\"]"),
         case(&["the `cors` at the top lets no page send a key"])
