@@ -30,8 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::fault::{Fault, Faults};
 use crate::config::{Config, StorePlace};
-use crate::key_cache::Difference;
-use crate::key_cache::KeySet;
+use crate::key_cache::{Difference, KeySet};
 use crate::key_store::redis::watch::News;
 use crate::observe::reloads::Extent;
 use crate::proxy::Gateway;
@@ -170,11 +169,13 @@ impl Reloader {
     /// reload.
     fn take(&mut self, first: Message) -> Heard {
         let (mut heard, mut asking) = (Heard::Nothing, None);
+        // First: whoever finds no room in the inbox notes that.
+        let messages = waiting(first, &self.inbox);
         if self.has_missed.swap(false, Ordering::Relaxed) {
             self.current.sets.iter_mut().for_each(|(_, set)| set.missed());
             heard = Heard::Change;
         }
-        for message in waiting(first, &self.inbox) {
+        for message in messages {
             match message {
                 Message::Stop => return Heard::Stop,
                 Message::Touched(touched) => {

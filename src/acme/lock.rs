@@ -136,11 +136,12 @@ impl Lock {
     }
 
     fn write(&self, now: Timestamp) -> io::Result<()> {
-        let until = now.checked_add(LIFE).unwrap_or(now);
+        // Whole seconds, so that the text always has the same length: another machine may read it meanwhile.
+        let until = Timestamp::from_second(now.as_second() + LIFE.as_secs()).unwrap_or(now);
         let holder = Holder { owner: self.owner.clone(), machine: machine().to_owned(), until };
         let mut text = serde_json::to_vec(&holder)?;
         text.write_all(b"\n")?;
-        // Its length is always the same, or nearly so: what an earlier holder wrote is cut off afterwards.
+        // What an earlier holder wrote is cut off afterwards.
         self.file.write_all_at(&text, 0)?;
         self.file.set_len(text.len() as u64)?;
         // So that other machines see it, on a file system that is shared.

@@ -296,7 +296,18 @@ impl Tending {
                 Err(failure) if failure.cause == Cause::RefusedNonce && refused < MOST_NONCES => refused += 1,
                 ordered => return ordered,
             }
+            self.uncount_attempt();
             sleep(NONCE).await;
+        }
+    }
+
+    /// Forgets that an attempt went on with the open order.
+    fn uncount_attempt(&self) {
+        let mut progress = self.progress();
+        if let Some(order) = &mut progress.order {
+            order.attempts = order.attempts.saturating_sub(1);
+            // At worst, another order is made.
+            let _counted = self.storage.write_progress(&self.managed.name, &progress);
         }
     }
 

@@ -46,7 +46,7 @@ impl Reload {
         if self.json {
             print(&format!("{answer}\n"))?;
         }
-        if head.status.is_success() {
+        if head.status.is_success() && answer.pointer("/data/generation").is_some() {
             if !self.json {
                 say_outcome(answer.get("data"));
             }

@@ -298,7 +298,7 @@ impl Editor {
 ///
 /// # Errors
 ///
-/// The store has keys and `overwrites` is not set, or it can't be written.
+/// The store has keys and `overwrites` is not set, a directory has files, or it can't be written.
 pub(crate) fn write_all(
     place: &StorePlace,
     records: &[KeyRecord],

@@ -25,8 +25,8 @@ pub(crate) struct Declared {
     pub(crate) has_other_model: bool,
     /// The objects with options of the generation that the body's object has, such as `options`.
     options: SmallVec<[&'static str; 2]>,
-    /// Those that are null.
-    null_options: SmallVec<[&'static str; 1]>,
+    /// Those that are null, and where.
+    null_options: SmallVec<[(&'static str, u64); 1]>,
     /// Whether such an object is given twice, as a list or text, or under a name that only some servers
     /// read. Servers disagree on which one counts.
     has_unclear_options: bool,
@@ -122,10 +122,15 @@ impl Declared {
         self.outputs.iter().any(|output| output.tokens.is_some() && output.is_read_by(spellings))
     }
 
-    /// Whether the body has an object with options of the generation, or null in place of the one that these
-    /// spellings have.
-    pub(crate) fn has_options(&self, wanted: Spellings) -> bool {
-        !self.options.is_empty() || wanted.wrapper.is_some_and(|name| self.null_options.contains(&name))
+    /// Whether the body has an object with options of the generation.
+    pub(crate) fn has_options(&self) -> bool {
+        !self.options.is_empty()
+    }
+
+    /// Returns the position of the null in place of the object that these spellings have.
+    pub(crate) fn null_options(&self, wanted: Spellings) -> Option<u64> {
+        let wanted = wanted.wrapper?;
+        self.null_options.iter().find(|(name, _)| *name == wanted).map(|(_, at)| *at)
     }
 
     /// Whether the part that was read ends within the options of the stream.
@@ -274,7 +279,7 @@ impl Declared {
         };
         let is_exact = matches!(self.member, Member::Options(_));
         let is_repeated = self.options.contains(&name);
-        let was_null = self.null_options.contains(&name);
+        let was_null = self.null_options.iter().any(|(null, _)| *null == name);
         self.has_unclear_options |= !is_object || is_repeated || was_null || !is_exact;
         if !is_repeated {
             self.options.push(name);
@@ -283,15 +288,15 @@ impl Declared {
 
     /// Notes null in place of an object with options. Servers that take the last one of several have no
     /// options then.
-    fn note_null_options(&mut self) {
+    fn note_null_options(&mut self, at: u64) {
         let (Member::Options(name) | Member::LikeOptions(name), 1) = (self.member, self.depth()) else {
             return;
         };
         let is_exact = matches!(self.member, Member::Options(_));
-        let is_repeated = self.options.contains(&name) || self.null_options.contains(&name);
-        self.has_unclear_options |= is_repeated || !is_exact;
-        if !is_repeated {
-            self.null_options.push(name);
+        let was_null = self.null_options.iter().any(|(null, _)| *null == name);
+        self.has_unclear_options |= self.options.contains(&name) || was_null || !is_exact;
+        if !was_null {
+            self.null_options.push((name, at));
         }
     }
 
@@ -435,7 +440,7 @@ impl Visitor for Declared {
             self.note_repeats(None);
         }
         match literal {
-            Literal::Null => self.note_null_options(),
+            Literal::Null => self.note_null_options(from),
             Literal::True | Literal::False => self.note_options(false),
         }
         self.note_usage_option(Some((literal, from, to - from)));

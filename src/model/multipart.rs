@@ -278,10 +278,16 @@ fn parameters(disposition: &str) -> Option<Vec<(String, String)>> {
         let (name, behind) = rest.split_once('=')?;
         let (value, behind) = match behind.strip_prefix('"') {
             Some(quoted) => quoted.split_once('"')?,
-            None => behind.split_at(behind.find(';').unwrap_or(behind.len())),
+            None => {
+                let (value, behind) = behind.split_at(behind.find(';').unwrap_or(behind.len()));
+                // Servers disagree on white space around `=`, and on quotes that begin later.
+                if has_space_around(value) || value.contains('"') {
+                    return None;
+                }
+                (value, behind)
+            }
         };
-        // Servers disagree on white space around `=`, and on quotes that begin later.
-        if has_space_around(name) || has_space_around(value) || value.contains('"') {
+        if has_space_around(name) {
             return None;
         }
         let name_has_parts = name.contains('*') && !name.trim().eq_ignore_ascii_case("filename*");

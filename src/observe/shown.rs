@@ -84,7 +84,7 @@ pub(super) fn with_sources<E: std::error::Error + ?Sized>(error: &E) -> String {
 /// Whether a character is invisible, or changes how others are shown: controls, zero-width
 /// characters, line separators, and characters that change the direction of text (Unicode Standard
 /// Annex 9; Trojan Source, CVE-2021-42574).
-fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -32,7 +32,7 @@ use crate::forward::headers::identity;
 use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Verdict};
 use crate::limit::Cost;
 use crate::model::Named;
-use crate::tokens::{Charges, Learned};
+use crate::tokens::{Asking, Charges, Learned};
 use crate::upstream::request_body::RequestBody;
 use answered::{Answered, Granted};
 use told::{Claimed, Told};
@@ -232,9 +232,8 @@ pub(crate) fn granted(
     };
     let (route, spellings) = (grant.route(), grant.route().model.server.spellings(path));
     let held = seen.hold(caps_of(grant.principal(), route, method), spellings)?;
-    if held.output.is_some() && seen.declared().is_in_background {
-        return Err(Denial::in_background());
-    }
+    // Nobody asks for the usage here, nor counts the output.
+    seen.check_countable(path, (held.output.is_some(), false), Asking::Leave)?;
     // Nobody changes the body here.
     if !held.edits.is_empty() && door.unenforceable == Unenforceable::Refuse {
         return Err(Denial::unenforceable_limit("max_output_tokens"));

@@ -12,12 +12,14 @@ use http::request::Parts;
 use jiff::Timestamp;
 
 use super::gateway::Peer;
-use super::seen_body::{self, HeldCap, SeenBody, caps_of, kind_of_body, learned_name};
-use crate::config::{Limits, ModelIn, Priority, TellsPriority, Usage};
+use super::seen_body::{
+    self, HeldCap, SeenBody, asking, caps_of, kind_of_body, learned_name, may_be_in_background,
+};
+use crate::config::{Limits, ModelIn, Priority, TellsPriority};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
 use crate::limit::Cost;
-use crate::model::{BodyKind, BodyScan, Declared, DeclaredStream, Named, folded_path};
+use crate::model::{BodyKind, BodyScan, Declared, DeclaredStream, Given, Named};
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::tokens::{Asking, Estimate, InputSize, Reservation, TokenAccount, accept_readable_encodings};
@@ -38,8 +40,8 @@ pub(super) struct Inspection {
     output: Option<u32>,
     /// Whether the body's `priority` is set here, so that no other one may follow.
     sets_priority: bool,
-    /// Whether the request's tokens are limited.
-    is_limited: bool,
+    /// Whether limits or budgets count the request's tokens.
+    is_counted: bool,
     /// Whether the usage of a stream is asked for in the part of the body that was read.
     asks_for_usage: bool,
     estimate: Option<(Estimate, InputSize)>,
@@ -97,7 +99,7 @@ impl Inspection {
             edits: Vec::new(),
             output: None,
             sets_priority: false,
-            is_limited: false,
+            is_counted: false,
             asks_for_usage: false,
             estimate: None,
             limits: snapshot.limits,
@@ -184,13 +186,8 @@ impl Inspection {
             let HeldCap { output, edits } = seen.hold(caps, spellings)?;
             (inspection.output, inspection.edits) = (output, edits);
             let counts = grant.has_token_limit(context);
-            inspection.is_limited = counts || output.is_some();
-            if inspection.is_limited && seen.declared().is_in_background {
-                return Err(Denial::in_background());
-            }
-            if counts && asking(grant.route()).is_unclear(path, seen.declared()) {
-                return Err(Denial::unclear_stream());
-            }
+            seen.check_countable(path, (output.is_some(), counts), asking(grant.route()))?;
+            inspection.is_counted = counts;
         }
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
     }
@@ -277,9 +274,13 @@ impl Inspection {
     /// ask by itself.
     fn ask_for_usage(&mut self, route: &Route, parts: &mut Parts, path: &str) -> Asking {
         let asking = asking(route);
-        // Of a body that was not read whole, the rest is checked where tokens are limited.
-        let is_known =
-            |seen: &SeenBody| seen.is_whole || (self.is_limited && !seen.declared().is_in_stream_options());
+        // Of a body that was not read whole, the rest is checked where tokens are limited. Many clients send the
+        // options of the stream at its end.
+        let is_known = |seen: &SeenBody| {
+            let declared = seen.declared();
+            let has_options = declared.stream.options != Given::Never && !declared.is_in_stream_options();
+            seen.is_whole || (self.is_counted && has_options)
+        };
         let is_clear = |seen: &&SeenBody| is_known(seen) && !seen.scan.is_faulty();
         let edit = self.seen.as_ref().filter(is_clear).and_then(|seen| {
             if !route.uses_tokens(&parts.method) { None } else { asking.edit(path, seen.declared()) }
@@ -331,8 +332,7 @@ impl Inspection {
             body.edit_prelude(&self.edits);
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
-        // Only this API makes answers in the background.
-        let forbids_background = self.is_limited && folded_path(path).ends_with("/responses");
+        let forbids_background = (self.is_counted || self.output.is_some()) && may_be_in_background(path);
         let is_checked = self.needs_model
             || self.output.is_some()
             || self.sets_priority
@@ -357,7 +357,7 @@ impl Inspection {
             multiplier,
             priorities,
             stream,
-            forbids_background: self.is_limited,
+            forbids_background,
         }))
     }
 }
@@ -383,15 +383,6 @@ fn look(
     let must = needs_model || is_capped || is_told || counts_tokens;
     let is_counted = keeps_usage && names_model && verdict.principal().is_some();
     Some(Look { kind, must, waits: must || is_counted })
-}
-
-/// Returns how the upstream of a route is asked for the usage of streams.
-fn asking(route: &Route) -> Asking {
-    match route.usage {
-        Usage::Leave => Asking::Leave,
-        Usage::Ask => Asking::Ask { strips_null: true },
-        Usage::AskWithNulls => Asking::Ask { strips_null: false },
-    }
 }
 
 /// Whether the bodies of such requests may have a `priority`: those that generate or embed.
@@ -442,10 +433,11 @@ impl UploadGuard for Guard {
         if self.priorities.is_some_and(|known| has_more(known) || self.scan.is_faulty()) {
             return Err(UploadFailure::LatePriority);
         }
-        if self.forbids_background && declared.is_in_background {
+        let is_faulty = self.scan.is_faulty();
+        if self.forbids_background && (declared.is_in_background || is_faulty) {
             return Err(UploadFailure::InBackground);
         }
-        if self.stream.is_some_and(|known| known != declared.stream) {
+        if self.stream.is_some_and(|known| known != declared.stream || is_faulty) {
             return Err(UploadFailure::UnclearStream);
         }
         let Some(limit) = self.output else { return Ok(()) };

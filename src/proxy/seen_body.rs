@@ -5,12 +5,12 @@
 
 use http::{HeaderMap, Method};
 
-use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority};
+use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority, Usage};
 use crate::denial::Denial;
 use crate::gate::Principal;
-use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings, in_query};
+use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings, folded_path, in_query};
 use crate::route::Route;
-use crate::tokens::{Estimate, InputSize, Learned};
+use crate::tokens::{Asking, Estimate, InputSize, Learned};
 use crate::upstream::request_body::Edit;
 
 /// What was read of a request's body.
@@ -121,6 +121,30 @@ impl SeenBody {
         Ok(held)
     }
 
+    /// Checks that the tokens of the answer will be known, where they are limited. `is_counted`: whether limits or
+    /// budgets count its output; `asking`: how the upstream is asked for the usage of a stream.
+    ///
+    /// # Errors
+    ///
+    /// 400 if the answer may be made in the background, or if servers could disagree on whether it is a stream with
+    /// its usage.
+    pub(crate) fn check_countable(
+        &self,
+        path: &str,
+        (is_capped, is_counted): (bool, bool),
+        asking: Asking,
+    ) -> Result<(), Denial> {
+        // A body that can't be read in only one way may say anything.
+        let is_faulty = self.scan.is_faulty();
+        let may_be_in_background =
+            may_be_in_background(path) && (is_faulty || self.declared().is_in_background);
+        if (is_capped || is_counted) && may_be_in_background {
+            return Err(Denial::in_background());
+        }
+        let is_unclear = asking.concerns(path) && (is_faulty || self.declared().stream.is_unclear());
+        if is_counted && is_unclear { Err(Denial::unclear_stream()) } else { Ok(()) }
+    }
+
     /// Returns the changes after which the body has the priority of a class: 0, 1 or 2, the lowest first, as
     /// vLLM reads it. `others`: the other changes, of which those at the same place follow.
     ///
@@ -170,6 +194,20 @@ impl SeenBody {
     }
 }
 
+/// Whether answers on this path may be made in the background. Only OpenAI's responses are.
+pub(super) fn may_be_in_background(path: &str) -> bool {
+    folded_path(path).ends_with("/responses")
+}
+
+/// Returns how the upstream of a route is asked for the usage of streams.
+pub(crate) fn asking(route: &Route) -> Asking {
+    match route.usage {
+        Usage::Leave => Asking::Leave,
+        Usage::Ask => Asking::Ask { strips_null: true },
+        Usage::AskWithNulls => Asking::Ask { strips_null: false },
+    }
+}
+
 /// Returns the changes with which a body asks for `each` output tokens; `None` if it is not certain
 /// where the server reads the number.
 fn lowered(declared: &Declared, each: u64, spellings: Spellings) -> Option<Vec<Edit>> {
@@ -186,13 +224,23 @@ fn lowered(declared: &Declared, each: u64, spellings: Spellings) -> Option<Vec<E
         return Some(edits);
     }
     // Servers differ on two objects of the same name.
-    if declared.has_options(spellings) {
+    if declared.has_options() {
         return None;
     }
-    let at = declared.inside?;
-    let comma = if declared.has_members { "," } else { "" };
-    let bytes = spellings.member(each)? + comma;
-    Some(std::iter::once(Edit { at, length: 0, bytes }).chain(edits).collect())
+    let member = spellings.member(each)?;
+    let edit = match declared.null_options(spellings) {
+        Some(at) => {
+            let (_, value) = member.split_once(':')?;
+            Edit { at, length: "null".len() as u64, bytes: value.to_owned() }
+        }
+        None => {
+            let comma = if declared.has_members { "," } else { "" };
+            Edit { at: declared.inside?, length: 0, bytes: member + comma }
+        }
+    };
+    let mut all: Vec<Edit> = std::iter::once(edit).chain(edits).collect();
+    all.sort_by_key(|edit| edit.at);
+    Some(all)
 }
 
 /// Estimates the tokens that a request may need, and returns the size of its input. `seen`: what was

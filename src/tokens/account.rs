@@ -20,10 +20,6 @@ use crate::limit::{Cost, Debit, Limiter};
 use crate::tap::BodyEnd;
 use crate::token_report::{TokenReport, Tokens, TokensBy};
 
-/// Tokens for each event up to which each event counts as one, by the length of their texts. Texts of one token
-/// differ that much: a script that models know little has more bytes for each.
-const MOST_IN_EVENT: u64 = 3;
-
 /// The charge of a request's windows that count tokens.
 #[derive(Debug)]
 pub(crate) struct Reservation {
@@ -190,7 +186,7 @@ impl TokenAccount {
 
     /// Returns what an answer used that has shown `shown`.
     fn used(&self, shown: Shown, end: BodyEnd, is_success: bool) -> Option<Tokens> {
-        let Shown { counts, content_events, text_bytes, has_content_behind, has_last_event } = shown;
+        let Shown { counts, content_events, has_content_behind, has_last_event } = shown;
         let is_reported = !counts.is_empty();
         if !is_success && !is_reported {
             return None;
@@ -198,32 +194,23 @@ impl TokenAccount {
         let input = counts.input.unwrap_or_else(|| self.estimated_input());
         // SDKs close the connection behind the last event.
         let is_whole = end == BodyEnd::Complete || has_last_event;
-        let events = content_events.unwrap_or(0);
-        let counted = self.counted(events, text_bytes);
+        let counted = content_events.unwrap_or(0);
         let (output, by) = match (is_reported, is_whole) {
             // An answer without output, such as an embedding, reports its input alone.
-            (true, true) if self.has_several => (counts.output.unwrap_or(0).max(events), TokensBy::Reported),
+            (true, true) if self.has_several => (counts.output.unwrap_or(0).max(counted), TokensBy::Reported),
             // A usage that is not the last word of a stream, or that lacks the output.
-            (true, true) if events > 0 && (has_content_behind || counts.output.is_none()) => {
-                (counts.output.map_or(counted, |output| output.max(events)), TokensBy::Counted)
+            (true, true) if counted > 0 && (has_content_behind || counts.output.is_none()) => {
+                (counts.output.unwrap_or(0).max(counted), TokensBy::Counted)
             }
             (true, true) => (counts.output.unwrap_or(0), TokensBy::Reported),
             (true, false) => (counts.output.unwrap_or(0).max(counted), TokensBy::Counted),
-            (false, true) if events == 0 => (u64::from(self.estimate.output), TokensBy::Estimated),
+            (false, true) if counted == 0 => (u64::from(self.estimate.output), TokensBy::Estimated),
             (false, false) if content_events.is_none() => {
                 (u64::from(self.estimate.output), TokensBy::Estimated)
             }
             (false, _) => (counted, TokensBy::Counted),
         };
         Some(Tokens { input, cached: counts.cached, output, by })
-    }
-
-    /// Returns the output of a stream that was not reported: a token for each event with content, or the tokens
-    /// of their texts where a server sends several tokens in an event.
-    fn counted(&self, events: u64, text_bytes: u64) -> u64 {
-        // The conversion saturates.
-        let of_text = (text_bytes as f64 * self.learned.ratio(&self.model)) as u64;
-        if of_text > events.saturating_mul(MOST_IN_EVENT) { of_text } else { events }
     }
 
     /// Learns from an answer that was reported completely.

@@ -61,8 +61,6 @@ pub(super) struct Shown {
     pub(super) counts: Counts,
     /// Number of events with content; `None` if the answer is no stream.
     pub(super) content_events: Option<u64>,
-    /// Length of their texts, in bytes.
-    pub(super) text_bytes: u64,
     /// Whether content came after the last counts, so that the counts are not the final ones.
     pub(super) has_content_behind: bool,
     /// Whether the last event of a stream has come.
@@ -146,7 +144,6 @@ impl AnswerScan {
                 counts: events.counts(),
                 // The events of a body that can't be read are not known.
                 content_events: (!is_opaque).then_some(events.content_events),
-                text_bytes: events.text_bytes,
                 has_content_behind: events.has_content_behind,
                 has_last_event: events.has_last_event,
             },

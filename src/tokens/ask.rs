@@ -20,13 +20,8 @@ pub(crate) enum Asking {
 impl Asking {
     /// Whether the upstream is asked on such a path. Other APIs report the usage of streams by themselves, and
     /// might refuse the member.
-    fn concerns(self, path: &str) -> bool {
+    pub(crate) fn concerns(self, path: &str) -> bool {
         self != Asking::Leave && folded_path(path).ends_with("/completions")
-    }
-
-    /// Whether it is not certain that the usage of a stream can be asked for.
-    pub(crate) fn is_unclear(self, path: &str, declared: &Declared) -> bool {
-        self.concerns(path) && declared.stream.is_unclear()
     }
 
     /// Returns the change that asks for the usage of a stream. Returns `None` if the request is not

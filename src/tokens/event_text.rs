@@ -90,7 +90,7 @@ pub(super) fn top_usage(event: &[u8]) -> Option<usize> {
 }
 
 /// Returns the position behind the string that begins at `at`.
-pub(super) fn behind_string(event: &[u8], at: usize) -> Option<usize> {
+fn behind_string(event: &[u8], at: usize) -> Option<usize> {
     let mut at = at + 1;
     loop {
         at += memchr2(b'"', b'\\', event.get(at..)?)?;

@@ -9,9 +9,7 @@ use memchr::memmem::Finder as Needle;
 use memchr::{memchr, memchr2, memchr3};
 
 use super::counts::{Counts, IN_EVENT, META_INFO};
-use super::event_text::{
-    Framing, behind_line_end, behind_string, data_of, is_last, null_member, top_usage, without_field,
-};
+use super::event_text::{Framing, behind_line_end, data_of, is_last, null_member, top_usage, without_field};
 use crate::json::{Finder, Member};
 
 /// Largest number of answers in one stream that are counted one by one.
@@ -48,8 +46,6 @@ pub(super) struct EventScan {
     pub(super) has_content_behind: bool,
     /// Number of events that had content of the answer.
     pub(super) content_events: u64,
-    /// Length of their texts, in bytes, with all escapes.
-    pub(super) text_bytes: u64,
     /// Whether the last event has come that the API defines. Clients may leave behind it.
     pub(super) has_last_event: bool,
     /// The sign of content that the last event with content had.
@@ -70,14 +66,14 @@ struct Template {
 }
 
 impl Template {
-    /// Returns the length of an event's text, in bytes; `None` if it differs from this one in more than that.
-    fn text_of(&self, event: &[u8]) -> Option<usize> {
+    /// Whether an event differs from this one in nothing but the text of its content.
+    fn matches(&self, event: &[u8]) -> bool {
         let text = event.strip_prefix(&*self.before).and_then(|rest| rest.strip_suffix(&*self.after));
         // Such a byte would end the text, and an odd number of backslashes would let it go on.
         let is_text = |text: &[u8]| {
             !text.is_empty() && memchr3(b'"', b'\n', b'\r', text).is_none() && text.last() != Some(&b'\\')
         };
-        text.filter(|text| is_text(text)).map(<[u8]>::len)
+        text.is_some_and(is_text)
     }
 }
 
@@ -101,7 +97,6 @@ impl EventScan {
             has_content_behind: false,
             is_behind_long: false,
             content_events: 0,
-            text_bytes: 0,
             has_last_event: false,
             last_sign: 0,
             template: None,
@@ -200,7 +195,6 @@ impl EventScan {
             let mut long = Finder::new(IN_EVENT);
             long.push(without_field(&begun));
             self.content_events += 1;
-            self.text_bytes += begun.len() as u64;
             self.long = Some(long);
             pass(&begun, Verdict::Keep);
         }
@@ -213,7 +207,6 @@ impl EventScan {
         let (of_event, rest) = data.split_at(length);
         if let Some(long) = &mut self.long {
             long.push(of_event);
-            self.text_bytes += of_event.len() as u64;
         }
         pass(of_event, Verdict::Keep);
         if rest.is_empty() {
@@ -300,10 +293,9 @@ impl EventScan {
     /// Scans one event.
     fn event(&mut self, event: &[u8]) -> Verdict {
         if let Some(template) = &self.template
-            && let Some(length) = template.text_of(event)
+            && template.matches(event)
         {
             self.content_events += 1;
-            self.text_bytes += length as u64;
             self.has_content_behind = true;
             let end = event.len() - template.after.len();
             return match template.cut.is_empty() {
@@ -329,7 +321,6 @@ impl EventScan {
         }
         if let Some(text) = text {
             self.content_events += 1;
-            self.text_bytes += behind_string(event, text - 1).map_or(0, |end| (end - 1 - text) as u64);
             if !has_counts {
                 self.has_content_behind = true;
                 self.note_template(event, text, &verdict);

@@ -103,10 +103,8 @@ impl WorkerPool {
             false => None,
         };
         // The previous holder of the lock may have made a connection that this request can share.
-        if may_share
-            && !needs.new_only
-            && let Some(connection) = self.existing(upstream, endpoint, needs)
-        {
+        let can_share = may_share && !needs.new_only;
+        if can_share && let Some(connection) = self.existing(upstream, endpoint, needs) {
             return Ok(self.make_lease(connection, true, in_flight, upstream, endpoint));
         }
         let delay = |count| attempt_delay(limit, count);
@@ -119,7 +117,12 @@ impl WorkerPool {
                         true => Some(self.connecting_lock(endpoint).lock_owned().await),
                         false => None,
                     };
-                    self.connect(upstream, endpoint, needs, guard, &delay, tried).await
+                    // Another request may have made a connection meanwhile.
+                    let existing = if can_share { self.existing(upstream, endpoint, needs) } else { None };
+                    match existing {
+                        Some(connection) => Ok((connection, endpoint.clone())),
+                        None => self.connect(upstream, endpoint, needs, guard, &delay, tried).await,
+                    }
                 }
                 connected => connected,
             }

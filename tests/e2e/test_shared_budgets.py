@@ -88,7 +88,7 @@ def test_a_request_that_waits_too_long_takes_nothing_from_the_limits_of_all_repl
     windows = ", rate_limits: [{requests: 1000, per: 1d, burst: 1000}, {tokens: 6000, per: 1d, burst: 6000}]"
     budgets = "{requests: 1000, every: month}, {tokens: 6000, every: month}"
     groups = f"groups: [{{name: team{windows}, budgets: [{budgets}]}}, {{name: free}}]"
-    config = f"{ROUTES}shared: {{redis: {redis.shared}, timeout: 1s}}\n{groups}\n"
+    config = f"{ROUTES}shared: {{redis: {redis.shared}, timeout: 2s}}\n{groups}\n"
     keys = {"member": ["--permissions", "read", "--group", "team"], "free": ["--permissions", "read", "--group", "free"]}
     with Gateway(stub.port, keys, config=config, fields=", queue: {slots: 1, max_wait: 200ms}", admin=True) as replica:
         wait_for("the replica reaches the server", lambda: is_available(replica))

@@ -86,6 +86,8 @@ def check_forms(gateway, counted):
     assert [row["group"] for row in rows(gateway, "group")] == ["team"]
     table = list(csv.DictReader(io.StringIO(usage(gateway, "--by", "key", "--csv"))))
     assert sum(int(row["output_tokens"]) for row in table) == counted["output_tokens"] and len(table) == 2
+    # The last column, too.
+    assert set(table[0]) == {*COUNTS, "key"} and all(row["estimated_tokens"].isdigit() for row in table)
     lines = usage(gateway, "--by", "key").splitlines()
     assert lines[0].split() == ["KEY", "REQUESTS", "INPUT", "TOKENS", "CACHED", "TOKENS", "OUTPUT", "TOKENS", "ESTIMATED", "TOKENS"]
     request = urllib.request.Request(

@@ -224,6 +224,8 @@ async fn a_form_names_its_model_in_exactly_one_field() {
     let kind = "multipart/form-data; boundary=B";
     assert_eq!(send(format!("{model}{file}--B--\r\n"), kind).await, 200);
     assert_eq!(send(format!("{file}{model}--B--"), kind).await, 200);
+    let spaced = part("name=\"file\"; filename=\" a (1).wav \"", "RIFF");
+    assert_eq!(send(format!("{spaced}{model}--B--"), kind).await, 200);
     let other = part("name=\"model\"", "gpt");
     for (body, kind) in [
         (format!("{other}{file}--B--\r\n"), kind),
@@ -275,7 +277,7 @@ async fn a_form_names_its_model_in_exactly_one_field() {
         let status = send(body.clone(), kind).await;
         assert!(matches!(status, 400 | 403), "{status} {kind}: {body}");
     }
-    assert_eq!(upstream.requests().len(), 2);
+    assert_eq!(upstream.requests().len(), 3);
 }
 
 #[tokio::test]

@@ -256,11 +256,6 @@ async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() 
     let end = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     let cases = [
         ("a stream is counted", sse(&format!("{role}{}{end}", word.repeat(5))), 5),
-        (
-            "events with several tokens each",
-            sse(&format!("{role}{}{end}", word.replace("\"a\"", "\"a few words in one event\"").repeat(10))),
-            60,
-        ),
         ("chunks of one byte", chunked(&format!("{role}{}{end}", word.repeat(5)), 1), 5),
         (
             "plain JSON in place of a stream",
@@ -416,23 +411,51 @@ async fn whether_a_stream_has_its_usage_is_certain_where_tokens_are_limited() {
         assert_eq!(post("free", body).await.status, 200, "{body}");
         assert_eq!(upstream.only_request().body, body.as_bytes());
     }
-    // Of a body that is not held back whole, the beginning asks, and the rest takes nothing back.
+    // Servers that are not strict read more than JSON in UTF-8.
+    for body in ["\u{feff}{\"stream\":true}", r#"{"x":NaN,"stream":true}"#, r#"{"stream":true} x"#] {
+        post("ci", body).await.assert_denied(400, "BAD_REQUEST");
+        assert_eq!(post("free", body).await.status, 200);
+    }
+    // Of a body that is not held back whole, the beginning asks if it has all that matters, and the rest takes
+    // nothing back.
     let long = "x".repeat(200_000);
-    for (options, sent) in [
-        ("", r#""stream_options":{"include_usage":true},"stream":true,"#.to_owned()),
-        (r#""stream_options":null,"#, r#""stream":true,"stream_options":{"include_usage":true},"#.to_owned()),
+    for (body, sent) in [
+        (
+            r#""stream":true,"stream_options":null"#,
+            r#""stream":true,"stream_options":{"include_usage":true}"#,
+        ),
+        (
+            r#""stream_options":{"a":1},"stream":true"#,
+            r#""stream_options":{"include_usage":true,"a":1},"stream":true"#,
+        ),
+        (r#""stream":true"#, r#""stream":true"#),
+        (
+            r#""stream_options":{"include_usage":true},"stream":true"#,
+            r#""stream_options":{"include_usage":true},"stream":true"#,
+        ),
     ] {
         upstream.forget();
-        let body = format!(r#"{{"stream":true,{options}"x":"{long}"}}"#);
-        assert_eq!(post("ci", &body).await.status, 200);
+        assert_eq!(post("ci", &format!(r#"{{{body},"x":"{long}"}}"#)).await.status, 200);
         let whole = String::from_utf8(upstream.only_request().body).unwrap();
-        assert_eq!(whole, format!(r#"{{{sent}"x":"{long}"}}"#));
+        assert_eq!(whole, format!(r#"{{{sent},"x":"{long}"}}"#));
     }
-    for rest in [r#""stream_options":null"#, r#""stream":false"#, r#""STREAM":1"#] {
+    for rest in
+        [r#""stream_options":null"#, r#""stream":false"#, r#""STREAM":1"#, r#""y":NaN,"stream_options":null"#]
+    {
         upstream.forget();
-        let refused = post("ci", &format!(r#"{{"stream":true,"x":"{long}",{rest}}}"#)).await;
+        let refused =
+            post("ci", &format!(r#"{{"stream":true,"stream_options":{{}},"x":"{long}",{rest}}}"#)).await;
         refused.assert_denied(400, "BAD_REQUEST");
         assert!(upstream.requests().iter().all(|request| !request.is_complete), "{rest}");
+    }
+    // What is said once may be said late.
+    for rest in [r#""stream_options":{"include_usage":true}"#, r#""stream_options":null"#, r#""y":1"#] {
+        upstream.forget();
+        let body = format!(r#"{{"stream":true,"x":"{long}",{rest}}}"#);
+        assert_eq!(post("ci", &body).await.status, 200, "{rest}");
+        // Uploads that were aborted may be noted late.
+        let whole = upstream.requests().into_iter().find(|request| request.is_complete).unwrap();
+        assert!(whole.body == body.as_bytes(), "{rest}");
     }
 }
 
@@ -593,6 +616,7 @@ async fn output_is_capped_over_all_spellings() {
         ("/v1/chat/completions", "{\"n_predict\":7}", "{\"max_tokens\":100,\"n_predict\":7}"),
         ("/v1/chat/completions", "{\"n_predict\":null}", "{\"max_tokens\":100,\"n_predict\":100}"),
         ("/v1/chat/completions", "{\"options\":null}", "{\"max_tokens\":100,\"options\":null}"),
+        ("/api/chat", "{\"x\":1,\"options\":null}", "{\"x\":1,\"options\":{\"num_predict\":100}}"),
     ] {
         upstream.forget();
         assert_eq!(gateway.post(path, "lower", body).await.status, 200, "{body}");
@@ -602,7 +626,7 @@ async fn output_is_capped_over_all_spellings() {
     upstream.forget();
     assert_eq!(gateway.post("/v1/chat/completions", "lower", &digits).await.status, 200);
     assert_eq!(upstream.only_request().body, b"{\"max_tokens\":100}");
-    for options in ["{\"temperature\":0}", "null", "false"] {
+    for options in ["{\"temperature\":0}", "false"] {
         let body = format!("{{\"options\":{options}}}");
         gateway.post("/api/chat", "lower", &body).await.assert_denied(400, "OUTPUT_LIMIT_EXCEEDED");
     }
@@ -879,8 +903,15 @@ async fn answers_that_are_made_in_the_background_are_refused_under_a_token_limit
         .config(ROUTES)
         .start()
         .await;
-    counting.post("/v1/responses", "ci", &late("true")).await.assert_denied(400, "BAD_REQUEST");
+    for value in ["true", "false,\"y\":NaN"] {
+        counting.post("/v1/responses", "ci", &late(value)).await.assert_denied(400, "BAD_REQUEST");
+    }
+    let odd = "\u{feff}{\"background\":true,\"max_output_tokens\":5}";
+    counting.post("/v1/responses", "ci", odd).await.assert_denied(400, "BAD_REQUEST");
     assert!(upstream.requests().iter().all(|request| !request.is_complete));
+    // Elsewhere, the member is another one: images may have a transparent background.
+    let image = "{\"background\":\"transparent\"}";
+    assert_eq!(counting.post("/v1/images/generations", "ci", image).await.status, 200);
     for value in ["false", "null"] {
         for key in limited {
             assert_eq!(gateway.post("/v1/responses", key, &body.replace("true", value)).await.status, 200);
@@ -906,7 +937,9 @@ async fn a_body_that_cannot_be_read_reserves_all_of_its_bytes() {
     let text = "x ".repeat(30_000);
     for body in [format!("\u{feff}{{\"prompt\":\"{text}\"}}"), format!("{{\"x\":NaN,\"prompt\":\"{text}\"}}")]
     {
-        gateway.post("/v1/completions", "ci", &body).await.assert_denied(400, "TOKENS_EXCEED_LIMIT");
+        gateway.post("/v1/embeddings", "ci", &body).await.assert_denied(400, "TOKENS_EXCEED_LIMIT");
+        // It may ask for a stream whose usage is not known.
+        gateway.post("/v1/completions", "ci", &body).await.assert_denied(400, "BAD_REQUEST");
     }
     assert!(upstream.requests().is_empty());
 }

@@ -22,7 +22,7 @@ pub(super) struct Copy {
     /// The store to make: a .yaml or .jsonl file, a directory, or the URL of a Redis server
     #[arg(long, value_name = "STORE")]
     to: PathBuf,
-    /// Replace all keys that the store at --to has
+    /// Replace all keys that the store at --to has; a directory must be empty
     #[arg(long)]
     overwrite: bool,
     /// The configuration with the access to a Redis server

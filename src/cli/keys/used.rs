@@ -36,14 +36,14 @@ pub(super) fn list(admin: &str, token_file: Option<&Path>, wanted: &Wanted<'_>) 
         let answer =
             client::ask(&address, &Method::GET, &path, token.as_deref().map(String::as_str), PATIENCE)?;
         let answered: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        if !answer.status().is_success() {
+        let page = answered.pointer("/data/keys").and_then(Value::as_array).cloned();
+        let Some(page) = page.filter(|_| answer.status().is_success()) else {
             let message = answered.pointer("/error/message").and_then(Value::as_str);
             return Err(Failure::Failed(format!(
                 "{admin}: {}",
                 message.unwrap_or("the answer is not from bearward")
             )));
-        }
-        let page = answered.pointer("/data/keys").and_then(Value::as_array).cloned().unwrap_or_default();
+        };
         keys.extend(page.into_iter().filter(|key| wanted.wants(key)));
         match answered.pointer("/data/next_after").and_then(Value::as_str) {
             Some(next) => next.clone_into(&mut after),

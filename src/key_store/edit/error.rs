@@ -51,11 +51,18 @@ pub(super) fn taken_back(fault: EditError, added: &[PathBuf]) -> EditError {
         .filter(|file| fs::remove_file(file).is_err())
         .map(|file| file.display().to_string())
         .collect();
-    match (fault, left.is_empty()) {
-        (EditError::Refused(message), false) => {
-            EditError::Refused(format!("{message}, but {}, which can't be removed", left.join(", ")))
+    if left.is_empty() {
+        return fault;
+    }
+    let left = left.join(", ");
+    match fault {
+        EditError::Unwritable { reason, hint } => {
+            EditError::Unwritable { reason: format!("{reason}; {left} can't be removed again"), hint }
         }
-        (fault, _) => fault,
+        EditError::Refused(message) | EditError::NoSuchKey(message) => {
+            EditError::Refused(format!("{message}; {left} can't be removed again"))
+        }
+        EditError::Faults(faults) => EditError::Refused(format!("{faults}; {left} can't be removed again")),
     }
 }
 
