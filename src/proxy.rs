@@ -5,6 +5,7 @@
 //! forward.
 
 mod caller;
+pub(crate) mod countable;
 pub(crate) mod door;
 mod early;
 mod edge;
@@ -378,6 +379,7 @@ fn broken_prelude(failure: UploadFailure, limits: UploadLimits) -> Denial {
         | UploadFailure::TooMuchOutput
         | UploadFailure::LatePriority
         | UploadFailure::InBackground
-        | UploadFailure::UnclearStream => Denial::bad_request("The request body is malformed"),
+        | UploadFailure::UnclearStream
+        | UploadFailure::PickedAnswer => Denial::bad_request("The request body is malformed"),
     }
 }

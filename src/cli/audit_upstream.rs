@@ -27,7 +27,8 @@ use reach::Reach;
 const AT_ONCE: usize = 8;
 
 const HELP: &str = "\
-Changes nothing: each question is one that no model server acts on.
+Changes nothing: each question is one that no model server acts on. Ask where the server runs: of an address of this
+machine that leads to another one (`ssh -L`, `kubectl port-forward`), only this machine's side is seen.
 
 Exit codes:
   0   safe: nothing is open, or only this machine (or this pod) can reach the server

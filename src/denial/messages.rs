@@ -119,6 +119,12 @@ impl Denial {
         Denial::new(Code::BadRequest, message, json!({"field": "background"}))
     }
 
+    /// 400: the client picks the members of the answer, by whose counts its tokens are limited.
+    pub(crate) fn picked_answer() -> Self {
+        let message = "The tokens of an answer whose members are picked can't be limited";
+        Denial::new(Code::BadRequest, message, json!({"field": "response_fields"}))
+    }
+
     /// 400: servers might disagree on whether the answer is a stream with its usage, by which its tokens are
     /// limited.
     pub(crate) fn unclear_stream() -> Self {

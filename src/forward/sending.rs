@@ -319,6 +319,7 @@ impl Exchange<'_> {
             Some(UploadFailure::LatePriority) => Denial::unclear_priority().caused_by(failure),
             Some(UploadFailure::InBackground) => Denial::in_background().caused_by(failure),
             Some(UploadFailure::UnclearStream) => Denial::unclear_stream().caused_by(failure),
+            Some(UploadFailure::PickedAnswer) => Denial::picked_answer().caused_by(failure),
             Some(UploadFailure::TooMuchOutput) => {
                 Denial::output_limit("max_tokens", self.limits.output.unwrap_or(0)).caused_by(failure)
             }

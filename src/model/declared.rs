@@ -33,6 +33,8 @@ pub(crate) struct Declared {
     pub(crate) stream: DeclaredStream,
     /// Whether the answer may be made in the background, and fetched later.
     pub(crate) is_in_background: bool,
+    /// Whether the body picks the members of the answer, which may then lack the counts of its tokens.
+    pub(crate) picks_answer: bool,
     /// Whether the input has more than the body, such as an earlier conversation.
     pub(crate) has_more_input: bool,
     /// Places of the values of `priority`, from the first byte of each to behind its last one; at most
@@ -356,6 +358,7 @@ impl Visitor for Declared {
         let is_at_top = self.depth() == 1;
         let is_of_text = self.is_option() && self.member == Member::TextOptions;
         self.has_unclear_options |= is_of_text;
+        self.picks_answer |= is_at_top && self.member == Member::AnswerFields;
         let is_other = is_of_text || (self.is_option() && self.member == Member::OtherModel);
         let picks_model = matches!(self.member, Member::Model | Member::LikeModel | Member::OtherModel);
         self.has_other_model |= is_other || (picks_model && self.is_in_sub_request());
@@ -395,6 +398,9 @@ impl Visitor for Declared {
         self.note_options(false);
         self.note_usage_option(None);
         self.has_more_input |= self.depth() == 1 && self.member == Member::EarlierInput;
+        // A text beside a list of texts, or beside vectors, is a prompt of its own.
+        let is_prompt = self.depth() == 1 && self.member == Member::Prompt && string.bytes > 0;
+        self.prompts = self.prompts.saturating_add(u64::from(is_prompt));
         match (self.depth(), self.member) {
             (1, Member::Model) => {
                 self.model = match (&self.model, value.whole().filter(|name| is_plain(name))) {

@@ -43,6 +43,8 @@ pub(super) enum Member {
     EarlierInput,
     /// Whether the answer is made in the background.
     Background,
+    /// The members that llama.cpp's answer is to have, in place of all.
+    AnswerFields,
     /// The priority of the request in the server's own queue, in exactly this spelling: vLLM reads no other.
     Priority,
     IncludeUsage,
@@ -93,7 +95,9 @@ fn find(name: &[u8]) -> Member {
         b"num_predict" => Member::Output("num_predict"),
         b"max_new_tokens" => Member::Output("max_new_tokens"),
         b"max_tokens_to_sample" => Member::Output("max_tokens_to_sample"),
-        b"n" | b"n_cmpl" | b"beam_width" | b"best_of" => Member::Repeats,
+        // TensorRT-LLM behind Triton.
+        b"request_output_len" => Member::Output("request_output_len"),
+        b"n" | b"n_cmpl" | b"beam_width" | b"best_of" | b"num_return_sequences" => Member::Repeats,
         b"options" => Member::Options("options"),
         b"parameters" => Member::Options("parameters"),
         b"sampling_params" => Member::Options("sampling_params"),
@@ -102,6 +106,7 @@ fn find(name: &[u8]) -> Member {
         b"input_embeds" => Member::Vectors,
         b"previous_response_id" | b"conversation" => Member::EarlierInput,
         b"background" => Member::Background,
+        b"response_fields" => Member::AnswerFields,
         b"include_usage" => Member::IncludeUsage,
         b"priority" => Member::Priority,
         b"data" | b"file_data" | b"images" | b"image_data" | b"audio_data" => Member::Files,

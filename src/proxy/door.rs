@@ -22,6 +22,7 @@ use http::{Method, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::caller::Caller;
+use super::countable::Countable;
 use super::gateway::Peer;
 use super::seen_body::{SeenBody, caps_of, estimate, kind_of_body, learned_name, named_model};
 use super::state::{RequestState, StreamRefused};
@@ -32,7 +33,7 @@ use crate::forward::headers::identity;
 use crate::gate::{self, Admitted, Context, Grant, Head, Identity, Verdict};
 use crate::limit::Cost;
 use crate::model::Named;
-use crate::tokens::{Asking, Charges, Learned};
+use crate::tokens::{Charges, Learned};
 use crate::upstream::request_body::RequestBody;
 use answered::{Answered, Granted};
 use told::{Claimed, Told};
@@ -232,8 +233,8 @@ pub(crate) fn granted(
     };
     let (route, spellings) = (grant.route(), grant.route().model.server.spellings(path));
     let held = seen.hold(caps_of(grant.principal(), route, method), spellings)?;
-    // Nobody asks for the usage here, nor counts the output.
-    seen.check_countable(path, (held.output.is_some(), false), Asking::Leave)?;
+    // Nobody counts the output here.
+    seen.check_countable(Countable::new(route, path, (held.output.is_some(), false)))?;
     // Nobody changes the body here.
     if !held.edits.is_empty() && door.unenforceable == Unenforceable::Refuse {
         return Err(Denial::unenforceable_limit("max_output_tokens"));

@@ -11,10 +11,9 @@ use http::header::{ACCEPT_ENCODING, HeaderValue};
 use http::request::Parts;
 use jiff::Timestamp;
 
+use super::countable::{Countable, asking};
 use super::gateway::Peer;
-use super::seen_body::{
-    self, HeldCap, SeenBody, asking, caps_of, kind_of_body, learned_name, may_be_in_background,
-};
+use super::seen_body::{self, HeldCap, SeenBody, caps_of, kind_of_body, learned_name};
 use crate::config::{Limits, ModelIn, Priority, TellsPriority};
 use crate::denial::Denial;
 use crate::gate::{Context, Grant, Verdict};
@@ -42,6 +41,8 @@ pub(super) struct Inspection {
     sets_priority: bool,
     /// Whether limits or budgets count the request's tokens.
     is_counted: bool,
+    /// What the body must not say; `None` if that does not matter.
+    countable: Option<Countable>,
     /// Whether the usage of a stream is asked for in the part of the body that was read.
     asks_for_usage: bool,
     estimate: Option<(Estimate, InputSize)>,
@@ -100,6 +101,7 @@ impl Inspection {
             output: None,
             sets_priority: false,
             is_counted: false,
+            countable: None,
             asks_for_usage: false,
             estimate: None,
             limits: snapshot.limits,
@@ -186,7 +188,9 @@ impl Inspection {
             let HeldCap { output, edits } = seen.hold(caps, spellings)?;
             (inspection.output, inspection.edits) = (output, edits);
             let counts = grant.has_token_limit(context);
-            seen.check_countable(path, (output.is_some(), counts), asking(grant.route()))?;
+            let countable = Countable::new(grant.route(), path, (output.is_some(), counts));
+            seen.check_countable(countable)?;
+            inspection.countable = countable.matters().then_some(countable);
             inspection.is_counted = counts;
         }
         Ok(inspection.estimate(peer, grant.route(), &parts.method, path, body))
@@ -245,7 +249,7 @@ impl Inspection {
         if account.is_some() && asking == Asking::Leave {
             accept_readable_encodings(&mut parts.headers);
         }
-        (account, self.take_effect(path, body, limits))
+        (account, self.take_effect(body, limits))
     }
 
     /// Estimates the tokens that a request may need, and returns what to charge.
@@ -320,24 +324,18 @@ impl Inspection {
 
     /// Changes the body where that was decided, and returns the guard of the rest of the body.
     /// `limits`: the limits of the upload, which grow by what is inserted.
-    fn take_effect(
-        self,
-        path: &str,
-        body: &RequestBody,
-        limits: &mut UploadLimits,
-    ) -> Option<Box<dyn UploadGuard>> {
+    fn take_effect(self, body: &RequestBody, limits: &mut UploadLimits) -> Option<Box<dyn UploadGuard>> {
         limits.output = self.output;
         if !self.edits.is_empty() {
             let before = body.prelude_bytes();
             body.edit_prelude(&self.edits);
             limits.bytes = limits.bytes.saturating_add(body.prelude_bytes().saturating_sub(before));
         }
-        let forbids_background = (self.is_counted || self.output.is_some()) && may_be_in_background(path);
         let is_checked = self.needs_model
             || self.output.is_some()
             || self.sets_priority
             || !self.has_length
-            || forbids_background
+            || self.countable.is_some()
             || self.asks_for_usage;
         let scan = self.seen.filter(|seen| !seen.is_whole && is_checked)?.scan;
         let (model, is_of_body) = (self.needs_model.then_some(self.model), self.is_of_body);
@@ -357,7 +355,7 @@ impl Inspection {
             multiplier,
             priorities,
             stream,
-            forbids_background,
+            countable: self.countable,
         }))
     }
 }
@@ -409,8 +407,7 @@ struct Guard {
     priorities: Option<usize>,
     /// What the prelude says of the stream whose usage was asked for there; `None` if it was not.
     stream: Option<DeclaredStream>,
-    /// Whether the answer may not be made in the background.
-    forbids_background: bool,
+    countable: Option<Countable>,
 }
 
 impl UploadGuard for Guard {
@@ -433,11 +430,10 @@ impl UploadGuard for Guard {
         if self.priorities.is_some_and(|known| has_more(known) || self.scan.is_faulty()) {
             return Err(UploadFailure::LatePriority);
         }
-        let is_faulty = self.scan.is_faulty();
-        if self.forbids_background && (declared.is_in_background || is_faulty) {
-            return Err(UploadFailure::InBackground);
+        if let Some(countable) = self.countable {
+            countable.check(&self.scan)?;
         }
-        if self.stream.is_some_and(|known| known != declared.stream || is_faulty) {
+        if self.stream.is_some_and(|known| known != declared.stream || self.scan.is_faulty()) {
             return Err(UploadFailure::UnclearStream);
         }
         let Some(limit) = self.output else { return Ok(()) };

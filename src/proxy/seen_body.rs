@@ -5,12 +5,13 @@
 
 use http::{HeaderMap, Method};
 
-use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority, Usage};
+use super::countable::Countable;
+use crate::config::{Limits, ModelIn, OnExcess, OutputCap, Priority};
 use crate::denial::Denial;
 use crate::gate::Principal;
-use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings, folded_path, in_query};
+use crate::model::{BodyKind, BodyScan, Declared, Named, Spellings, in_query};
 use crate::route::Route;
-use crate::tokens::{Asking, Estimate, InputSize, Learned};
+use crate::tokens::{Estimate, InputSize, Learned};
 use crate::upstream::request_body::Edit;
 
 /// What was read of a request's body.
@@ -89,6 +90,15 @@ impl SeenBody {
         SeenBody { scan, is_whole: true }
     }
 
+    /// Checks that the tokens of the answer will be known.
+    ///
+    /// # Errors
+    ///
+    /// 400 if they may not be.
+    pub(crate) fn check_countable(&self, countable: Countable) -> Result<(), Denial> {
+        Ok(countable.check(&self.scan)?)
+    }
+
     /// Returns the model that the body names, as far as it was read.
     pub(crate) fn named(&self) -> &Named {
         self.scan.named()
@@ -119,30 +129,6 @@ impl SeenBody {
             }
         }
         Ok(held)
-    }
-
-    /// Checks that the tokens of the answer will be known, where they are limited. `is_counted`: whether limits or
-    /// budgets count its output; `asking`: how the upstream is asked for the usage of a stream.
-    ///
-    /// # Errors
-    ///
-    /// 400 if the answer may be made in the background, or if servers could disagree on whether it is a stream with
-    /// its usage.
-    pub(crate) fn check_countable(
-        &self,
-        path: &str,
-        (is_capped, is_counted): (bool, bool),
-        asking: Asking,
-    ) -> Result<(), Denial> {
-        // A body that can't be read in only one way may say anything.
-        let is_faulty = self.scan.is_faulty();
-        let may_be_in_background =
-            may_be_in_background(path) && (is_faulty || self.declared().is_in_background);
-        if (is_capped || is_counted) && may_be_in_background {
-            return Err(Denial::in_background());
-        }
-        let is_unclear = asking.concerns(path) && (is_faulty || self.declared().stream.is_unclear());
-        if is_counted && is_unclear { Err(Denial::unclear_stream()) } else { Ok(()) }
     }
 
     /// Returns the changes after which the body has the priority of a class: 0, 1 or 2, the lowest first, as
@@ -191,20 +177,6 @@ impl SeenBody {
                 lowered(declared, each, spellings).ok_or_else(|| Denial::output_limit(field, limit))
             }
         }
-    }
-}
-
-/// Whether answers on this path may be made in the background. Only OpenAI's responses are.
-pub(super) fn may_be_in_background(path: &str) -> bool {
-    folded_path(path).ends_with("/responses")
-}
-
-/// Returns how the upstream of a route is asked for the usage of streams.
-pub(crate) fn asking(route: &Route) -> Asking {
-    match route.usage {
-        Usage::Leave => Asking::Leave,
-        Usage::Ask => Asking::Ask { strips_null: true },
-        Usage::AskWithNulls => Asking::Ask { strips_null: false },
     }
 }
 

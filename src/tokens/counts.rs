@@ -84,7 +84,9 @@ impl Counts {
         let count = |name: &str| find(None, name).and_then(Member::number);
         let mut counts = object("timings").map(of_timings).unwrap_or_default();
         counts.update(Counts {
-            input: count("prompt_eval_count").or_else(|| count("tokens_evaluated")),
+            // llama.cpp leaves out the one or the other if the client wishes so. Alone, it is no count.
+            input: count("prompt_eval_count")
+                .or_else(|| count("tokens_evaluated").filter(|_| count("tokens_predicted").is_some())),
             cached: None,
             output: count("eval_count").or_else(|| count("tokens_predicted")),
         });

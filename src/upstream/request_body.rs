@@ -140,6 +140,8 @@ pub(crate) enum UploadFailure {
     InBackground,
     /// The rest of the body makes it unclear whether a stream has its usage.
     UnclearStream,
+    /// The rest of the body picks the members of the answer, whose tokens are limited.
+    PickedAnswer,
 }
 
 /// Error of a request's body: the client closed the connection, or the body's framing was

@@ -80,6 +80,7 @@ const TOO_MUCH_OUTPUT: u8 = 7;
 const LATE_PRIORITY: u8 = 8;
 const IN_BACKGROUND: u8 = 9;
 const UNCLEAR_STREAM: u8 = 10;
+const PICKED_ANSWER: u8 = 11;
 
 /// Checks a request's body as it is forwarded.
 pub(crate) trait UploadGuard: Send + Sync {
@@ -163,6 +164,7 @@ impl UploadProgress {
             LATE_PRIORITY => Some(UploadFailure::LatePriority),
             IN_BACKGROUND => Some(UploadFailure::InBackground),
             UNCLEAR_STREAM => Some(UploadFailure::UnclearStream),
+            PICKED_ANSWER => Some(UploadFailure::PickedAnswer),
             _ => None,
         }
     }
@@ -294,6 +296,7 @@ impl Uploading {
             UploadFailure::LatePriority => LATE_PRIORITY,
             UploadFailure::InBackground => IN_BACKGROUND,
             UploadFailure::UnclearStream => UNCLEAR_STREAM,
+            UploadFailure::PickedAnswer => PICKED_ANSWER,
         };
         self.progress.moved(state);
         self.tap.ended(BodyEnd::Failed);

@@ -465,6 +465,16 @@ def test_an_audit_of_a_server_on_all_addresses_fails():
         assert (outcome["verdict"], outcome["is_safe"]) == ("open", False) and outcome["why"] in printed.stdout
 
 
+def test_an_audit_takes_no_refusal_for_a_question_for_a_key():
+    # As Ollama on loopback answers behind a forwarder, and a firewall before a server.
+    with exposed(lambda side, _: side.sendall(json_answer("{}", "403 Forbidden"))) as port:
+        code, outcome = audit(f"http://127.0.0.1:{port}")
+        assert (code, outcome["verdict"], outcome["is_safe"]) == (1, "unknown", False), outcome
+        assert set(verdicts(outcome).values()) == {"refused"}
+        printed = subprocess.run([binary(), "audit-upstream", f"http://127.0.0.1:{port}"], capture_output=True, text=True, timeout=60)
+        assert "questions were refused with 403" in printed.stdout and "asks for a key" not in printed.stdout, printed.stdout
+
+
 def test_an_audit_that_learns_nothing_is_not_safe():
     def stalls(side, request):
         if request.split()[1] == b"/":

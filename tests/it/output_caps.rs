@@ -35,6 +35,17 @@ async fn a_number_counts_only_where_the_server_reads_it() {
                     r#"{"text_input":"a","max_tokens":1,"sampling_parameters":"{\"max_tokens\":99}"}"#,
                     false,
                 ),
+                // TensorRT-LLM reads this number, and ignores the other one.
+                (
+                    "/v2/models/m/generate",
+                    r#"{"text_input":"a","max_tokens":1,"request_output_len":8000}"#,
+                    false,
+                ),
+                (
+                    "/v2/models/m/generate",
+                    r#"{"text_input":"a","max_tokens":10,"num_return_sequences":2}"#,
+                    false,
+                ),
                 ("/v2/models/m/infer", "{}", false),
             ],
         ),
@@ -62,6 +73,10 @@ async fn a_number_counts_only_where_the_server_reads_it() {
                 ),
                 ("/v1/completions", r#"{"prompt":["a"],"max_tokens":10}"#, true),
                 ("/v1/completions", r#"{"prompt_embeds":["a","b"],"max_tokens":10}"#, false),
+                ("/v1/completions", r#"{"prompt":"a","prompt_embeds":"b","max_tokens":10}"#, false),
+                ("/v1/completions", r#"{"prompt":"a","prompt_embeds":["b"],"max_tokens":10}"#, false),
+                ("/v1/completions", r#"{"prompt":"","prompt_embeds":"b","max_tokens":10}"#, true),
+                ("/v1/completions", r#"{"prompt":"a","max_tokens":10}"#, true),
                 ("/inference/v1/generate", r#"{"sampling_params":{"max_tokens":1}}"#, true),
                 (
                     "/inference/v1/generate",

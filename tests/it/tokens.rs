@@ -265,6 +265,8 @@ async fn answers_without_usage_are_counted_or_estimated_and_failures_are_free() 
         ("a 500 is free", error(""), 0),
         ("a 500 with usage is not", error(",\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":0}"), 4),
         ("an answer that says nothing", json_answer("{\"text\":\"a\"}"), 100),
+        // As llama.cpp answers who picks these members.
+        ("an input without an output", json_answer("{\"content\":\"a\",\"tokens_evaluated\":5}"), 100),
         ("an answer without a body", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(), 100),
         (
             "a stream that ends in an error",
@@ -376,6 +378,33 @@ async fn a_stream_is_asked_for_its_usage_and_the_client_sees_nothing_of_it() {
     }
 }
 
+/// llama.cpp leaves out of its answer what the client does not ask for: the counts, too.
+#[tokio::test]
+async fn who_picks_the_members_of_an_answer_is_refused_under_a_token_limit() {
+    let upstream = Upstream::answering(json_answer("{}")).await;
+    let gateway = Gateway::guarding(&upstream)
+        .key("ci", "permissions: [read], rate_limits: [{tokens: 1M, per: 1d, burst: 1M}]")
+        .key("free", "permissions: [read]")
+        .config("routes: llama-cpp")
+        .start()
+        .await;
+    let late = format!("{{\"prompt\":\"{}\",\"response_fields\":[]}}", "x".repeat(200_000));
+    for path in ["/completion", "/completions", "/infill"] {
+        for body in [
+            r#"{"prompt":"a","response_fields":["content"]}"#,
+            r#"{"response_fields":null}"#,
+            r#"{"Response_Fields":["content"]}"#,
+            &late,
+        ] {
+            let refused = gateway.post(path, "ci", body).await;
+            refused.assert_denied(400, "BAD_REQUEST");
+            assert_eq!(refused.json()["error"]["details"]["field"], "response_fields");
+            assert_eq!(gateway.post(path, "free", body).await.status, 200);
+        }
+        assert_eq!(gateway.post(path, "ci", r#"{"prompt":"response_fields"}"#).await.status, 200);
+    }
+}
+
 /// Without its usage, the tokens of a stream are only counted by its events.
 #[tokio::test]
 async fn whether_a_stream_has_its_usage_is_certain_where_tokens_are_limited() {
@@ -447,6 +476,11 @@ async fn whether_a_stream_has_its_usage_is_certain_where_tokens_are_limited() {
             post("ci", &format!(r#"{{"stream":true,"stream_options":{{}},"x":"{long}",{rest}}}"#)).await;
         refused.assert_denied(400, "BAD_REQUEST");
         assert!(upstream.requests().iter().all(|request| !request.is_complete), "{rest}");
+    }
+    // Also what the client has asked for itself.
+    for rest in [r#""stream_options":null"#, r#""stream_options":{"include_usage":true}"#] {
+        let asked = r#""stream":true,"stream_options":{"include_usage":true}"#;
+        post("ci", &format!(r#"{{{asked},"x":"{long}",{rest}}}"#)).await.assert_denied(400, "BAD_REQUEST");
     }
     // What is said once may be said late.
     for rest in [r#""stream_options":{"include_usage":true}"#, r#""stream_options":null"#, r#""y":1"#] {
@@ -909,6 +943,8 @@ async fn answers_that_are_made_in_the_background_are_refused_under_a_token_limit
     let odd = "\u{feff}{\"background\":true,\"max_output_tokens\":5}";
     counting.post("/v1/responses", "ci", odd).await.assert_denied(400, "BAD_REQUEST");
     assert!(upstream.requests().iter().all(|request| !request.is_complete));
+    // SGLang goes on with such a request when its client has left.
+    counting.post("/api/generate", "ci", "{\"background\":true}").await.assert_denied(400, "BAD_REQUEST");
     // Elsewhere, the member is another one: images may have a transparent background.
     let image = "{\"background\":\"transparent\"}";
     assert_eq!(counting.post("/v1/images/generations", "ci", image).await.status, 200);

@@ -14,6 +14,9 @@ pub(super) enum Verdict {
     Guarded,
     /// It acts without a key.
     Open,
+    /// It refuses, and does not say that a key would help: a server may refuse the name by which it was asked, or
+    /// the network that the question came from.
+    Refused,
     /// It has nothing at this path, or only by another method.
     Absent,
 }
@@ -21,7 +24,8 @@ pub(super) enum Verdict {
 impl Verdict {
     pub(super) fn of(status: u16) -> Self {
         match status {
-            401 | 403 => Verdict::Guarded,
+            401 => Verdict::Guarded,
+            403 => Verdict::Refused,
             404 => Verdict::Absent,
             _ => Verdict::Open,
         }
@@ -31,6 +35,7 @@ impl Verdict {
         match self {
             Verdict::Guarded => "guarded",
             Verdict::Open => "open",
+            Verdict::Refused => "refused",
             Verdict::Absent => "absent",
         }
     }
@@ -95,7 +100,8 @@ impl Audit {
 
     pub(super) fn conclusion(&self) -> Conclusion {
         let is_open = self.count(Verdict::Open) > 0;
-        let is_guarded = !is_open && self.count(Verdict::Guarded) > 0 && self.silent() == 0;
+        let is_known = self.silent() == 0 && self.count(Verdict::Refused) == 0;
+        let is_guarded = !is_open && self.count(Verdict::Guarded) > 0 && is_known;
         match self.reach.is_exposed() {
             _ if is_guarded => Conclusion::Guarded,
             false => Conclusion::Local,

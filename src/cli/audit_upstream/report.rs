@@ -92,7 +92,8 @@ fn line(status: Option<u16>, findings: &[&Finding]) -> String {
 /// Returns what a status says about the key that was not given.
 fn meaning(status: u16) -> &'static str {
     match status {
-        401 | 403 => "asks for a key",
+        401 => "asks for a key",
+        403 => "refuses, which says nothing of keys",
         404 => "has nothing there",
         200..=299 => "answers without a key",
         300..=399 => "redirects without a key",
@@ -107,10 +108,15 @@ fn meaning(status: u16) -> &'static str {
 
 fn summary(audit: &Audit) -> String {
     let (open, guarded) = (audit.count(Verdict::Open), audit.count(Verdict::Guarded));
+    let refused = audit.count(Verdict::Refused);
     match (open, guarded) {
         _ if audit.silent() > 0 => {
             format!("{} questions got no answer, so this says little", audit.silent())
         }
+        (0, _) if refused > 0 => format!(
+            "{refused} questions were refused with 403, perhaps for the name or the network that they came by: another may \
+             be let in"
+        ),
         (0, 0) => "it has none of the paths that were asked for, so this says little".to_owned(),
         (0, _) => format!("{guarded} paths ask for a key, and none is open"),
         (_, 0) => "it asks for no key at all: whatever else it has is open, too".to_owned(),

@@ -11,7 +11,8 @@ use crate::gate::{Context, Grant, Principal};
 use crate::key_cache::LiveKey;
 use crate::limit::{Cost, Window};
 use crate::model::Named;
-use crate::proxy::seen_body::{HeldCap, SeenBody, asking, caps_of, estimate, learned_name};
+use crate::proxy::countable::Countable;
+use crate::proxy::seen_body::{HeldCap, SeenBody, caps_of, estimate, learned_name};
 use crate::route::Route;
 use crate::tokens::Learned;
 
@@ -86,7 +87,7 @@ pub(super) fn explain_tokens(
     };
     let spellings = route.model.server.spellings(path);
     let HeldCap { output, edits } = seen.hold(caps, spellings)?;
-    seen.check_countable(path, (output.is_some(), grant.has_token_limit(context)), asking(route))?;
+    seen.check_countable(Countable::new(route, path, (output.is_some(), grant.has_token_limit(context))))?;
     if !edits.is_empty() {
         steps.add("lowered", format!("the body is changed to ask for {} tokens", output.unwrap_or(0)));
     }
