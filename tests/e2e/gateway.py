@@ -59,7 +59,7 @@ def wait_for(condition, holds, seconds=30):
         if holds():
             return
         time.sleep(0.01)
-    raise AssertionError(f"timed out: {condition}")
+    raise AssertionError(f"timed out: {condition() if callable(condition) else condition}")
 
 
 def is_listening(port):

@@ -110,7 +110,7 @@ def test_a_request_that_waits_too_long_takes_nothing_from_the_limits_of_all_repl
                 # A slow machine takes longer than the quarter of a minute in which a token is regained.
                 return requests == 999 and 6000 - COST <= tokens <= 6000 - COST + 5
 
-            wait_for("the windows are as before", are_as_before)
+            wait_for(lambda: f"the windows are as before: {me()}, {replica.admin_status()['shared']}", are_as_before)
             assert holding.result()[0] == 200
 
 
