@@ -259,6 +259,9 @@ impl Lease {
     }
 
     pub(super) fn ask(&mut self, now: u64) -> AskOfWindow {
+        // In the order of the charges: what is given back makes those behind it be regained earlier, and the server
+        // takes each that follows for one of these.
+        self.refunds.make_contiguous().sort_unstable_by_key(|refund| refund.line);
         // What the part has regained of that, the bucket has, too.
         let away = std::mem::take(&mut self.away).min(self.part.not_regained(now));
         AskOfWindow {
@@ -325,6 +328,18 @@ mod tests {
     use crate::config::{Quota, Unit};
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn charges_are_given_back_in_their_order() {
+        let window =
+            Arc::new(Window::new(None, Quota::new(Unit::Requests, 60, Duration::from_secs(60), None)));
+        let mut lease = Lease::new(window, 0);
+        for line in [5, 3, 9, 1] {
+            lease.settle(ChargeOf::Bucket(line), 1, 0, 0);
+        }
+        let lines: Vec<u64> = lease.ask(0).refunds.iter().map(|refund| refund.line).collect();
+        assert_eq!(lines, [1, 3, 5, 9]);
+    }
 
     #[test]
     fn a_bucket_in_debt_shows_nothing_until_the_debt_is_regained() {
