@@ -16,6 +16,8 @@ pub(crate) struct Countable {
     may_be_in_background: bool,
     /// Whether the upstream is asked for the usage of a stream on the path.
     may_ask: bool,
+    /// Whether the server may let the client pick the members of the answer on the path.
+    may_pick: bool,
 }
 
 /// Why the tokens of an answer may not be known.
@@ -33,11 +35,14 @@ impl Countable {
         let folded = folded_path(path);
         // OpenAI's responses are, and with SGLang's own API a request goes on when its client has left.
         let is_of_sglang = matches!(route.model.server, Server::SgLang | Server::Unknown);
+        let is_of_llama_cpp = matches!(route.model.server, Server::LlamaCpp | Server::Unknown);
+        let may_pick = ["/completion", "/completions", "/infill"].iter().any(|end| folded.ends_with(end));
         let in_background = folded.ends_with("/responses") || (is_of_sglang && folded.ends_with("/generate"));
         Countable {
             is_counted,
             may_be_in_background: in_background && (is_capped || is_counted),
             may_ask: is_counted && asking(route).concerns(path),
+            may_pick: is_counted && is_of_llama_cpp && may_pick,
         }
     }
 
@@ -60,7 +65,7 @@ impl Countable {
             () if self.may_ask && (declared.stream.is_unclear() || is_faulty) => {
                 Err(Uncountable::UnclearStream)
             }
-            () if self.is_counted && declared.picks_answer => Err(Uncountable::PickedAnswer),
+            () if self.may_pick && (declared.picks_answer || is_faulty) => Err(Uncountable::PickedAnswer),
             () => Ok(()),
         }
     }

@@ -394,6 +394,7 @@ async fn who_picks_the_members_of_an_answer_is_refused_under_a_token_limit() {
             r#"{"prompt":"a","response_fields":["content"]}"#,
             r#"{"response_fields":null}"#,
             r#"{"Response_Fields":["content"]}"#,
+            "\u{feff}{\"response_fields\":[\"content\"]}",
             &late,
         ] {
             let refused = gateway.post(path, "ci", body).await;
